@@ -1,0 +1,273 @@
+/**
+ * Compact binary codecs from small combinators: the one way our own records, commands and disk headers become bytes.
+ *
+ * `struct({ id: u64, name: text, replicas: list(replica) })` gives a value with `encode`, `decode` and a TypeScript
+ * type (`TypeOf<typeof x>`). Integers are LEB128 varints below 2^53; text and bytes are length-prefixed.
+ *
+ * Why not protobuf here: cores may not import the wire layer, and replicated state must encode to the same bytes on
+ * every replica (protobuf does not promise that). Evolution is by an explicit version field or a new union tag.
+ *
+ * Invariants: encode(decode(b)) is b for every b that decode accepts up to varint padding; decode is total: bytes
+ * that do not fit give `SchemaError`, never a hang or an allocation larger than the input.
+ * Ownership: decoded `bytes` are views on the input. Copy them before keeping them longer than the input.
+ */
+
+import { fromUtf8, utf8 } from './bytes.ts'
+
+/** Bytes that do not fit the schema. Callers turn it into CORRUPT or INVALID_ARGUMENT, whichever it means there. */
+export class SchemaError extends Error {
+  override readonly name = 'SchemaError'
+}
+
+/** Appends to a growing buffer. */
+export class ByteWriter {
+  #buffer: Uint8Array
+  #length = 0
+
+  constructor(capacity = 256) {
+    this.#buffer = new Uint8Array(capacity)
+  }
+
+  #reserve(extra: number): void {
+    const needed = this.#length + extra
+    if (needed <= this.#buffer.length) return
+    const grown = new Uint8Array(Math.max(needed, this.#buffer.length * 2))
+    grown.set(this.#buffer.subarray(0, this.#length))
+    this.#buffer = grown
+  }
+
+  byte(value: number): void {
+    this.#reserve(1)
+    this.#buffer[this.#length++] = value
+  }
+
+  varint(value: number): void {
+    if (!Number.isSafeInteger(value) || value < 0) throw new SchemaError(`not an unsigned safe integer: ${value}`)
+    this.#reserve(8)
+    let rest = value
+    while (rest >= 0x80) {
+      this.#buffer[this.#length++] = (rest % 0x80) | 0x80
+      rest = Math.floor(rest / 0x80)
+    }
+    this.#buffer[this.#length++] = rest
+  }
+
+  raw(bytes: Uint8Array): void {
+    this.#reserve(bytes.length)
+    this.#buffer.set(bytes, this.#length)
+    this.#length += bytes.length
+  }
+
+  /** The bytes written so far; a view that the next write may invalidate. */
+  view(): Uint8Array {
+    return this.#buffer.subarray(0, this.#length)
+  }
+
+  finish(): Uint8Array {
+    return this.#buffer.slice(0, this.#length)
+  }
+}
+
+/** Reads from bytes, checking every length. */
+export class ByteReader {
+  readonly #bytes: Uint8Array
+  #at: number
+
+  constructor(bytes: Uint8Array, at = 0) {
+    this.#bytes = bytes
+    this.#at = at
+  }
+
+  get position(): number {
+    return this.#at
+  }
+
+  get remaining(): number {
+    return this.#bytes.length - this.#at
+  }
+
+  byte(): number {
+    if (this.#at >= this.#bytes.length) throw new SchemaError('bytes end inside a value')
+    return this.#bytes[this.#at++] as number
+  }
+
+  varint(): number {
+    let value = 0
+    let scale = 1
+    for (let i = 0; i < 8; i++) {
+      const byte = this.byte()
+      value += (byte & 0x7f) * scale
+      if (byte < 0x80) {
+        if (!Number.isSafeInteger(value)) break
+        return value
+      }
+      scale *= 0x80
+    }
+    throw new SchemaError('integer above 2^53')
+  }
+
+  raw(length: number): Uint8Array {
+    if (length > this.remaining) throw new SchemaError('bytes end inside a value')
+    const out = this.#bytes.subarray(this.#at, this.#at + length)
+    this.#at += length
+    return out
+  }
+}
+
+export interface Schema<T> {
+  write(writer: ByteWriter, value: T): void
+  read(reader: ByteReader): T
+}
+
+export type TypeOf<S> = S extends Schema<infer T> ? T : never
+
+/** Bytes of one value. */
+export function encode<T>(schema: Schema<T>, value: T): Uint8Array {
+  const writer = new ByteWriter()
+  schema.write(writer, value)
+  return writer.finish()
+}
+
+/** The value of exactly these bytes; throws `SchemaError` on anything else, trailing bytes included. */
+export function decode<T>(schema: Schema<T>, bytes: Uint8Array): T {
+  const reader = new ByteReader(bytes)
+  const value = schema.read(reader)
+  if (reader.remaining !== 0) throw new SchemaError(`${reader.remaining} bytes too many`)
+  return value
+}
+
+/** Unsigned integer below 2^53. */
+export const uint: Schema<number> = {
+  write: (writer, value) => writer.varint(value),
+  read: (reader) => reader.varint(),
+}
+
+export const bool: Schema<boolean> = {
+  write: (writer, value) => writer.byte(value ? 1 : 0),
+  read: (reader) => {
+    const byte = reader.byte()
+    if (byte > 1) throw new SchemaError(`not a boolean: ${byte}`)
+    return byte === 1
+  },
+}
+
+export const text: Schema<string> = {
+  write: (writer, value) => {
+    const bytes = utf8(value)
+    writer.varint(bytes.length)
+    writer.raw(bytes)
+  },
+  read: (reader) => {
+    const value = fromUtf8(reader.raw(reader.varint()))
+    if (value === undefined) throw new SchemaError('text is not UTF-8')
+    return value
+  },
+}
+
+/** Length-prefixed bytes; decoded as a view on the input. */
+export const bytes: Schema<Uint8Array> = {
+  write: (writer, value) => {
+    writer.varint(value.length)
+    writer.raw(value)
+  },
+  read: (reader) => reader.raw(reader.varint()),
+}
+
+/** Exactly `length` bytes. */
+export function fixed(length: number): Schema<Uint8Array> {
+  return {
+    write: (writer, value) => {
+      if (value.length !== length) throw new SchemaError(`want ${length} bytes, have ${value.length}`)
+      writer.raw(value)
+    },
+    read: (reader) => reader.raw(length),
+  }
+}
+
+export function list<T>(item: Schema<T>): Schema<readonly T[]> {
+  return {
+    write: (writer, values) => {
+      writer.varint(values.length)
+      for (const value of values) item.write(writer, value)
+    },
+    read: (reader) => {
+      const count = reader.varint()
+      const out: T[] = []
+      for (let i = 0; i < count; i++) {
+        if (reader.remaining === 0) throw new SchemaError('list ends early')
+        out.push(item.read(reader))
+      }
+      return out
+    },
+  }
+}
+
+/** A value that may be undefined. */
+export function optional<T>(item: Schema<T>): Schema<T | undefined> {
+  return {
+    write: (writer, value) => {
+      writer.byte(value === undefined ? 0 : 1)
+      if (value !== undefined) item.write(writer, value)
+    },
+    read: (reader) => (bool.read(reader) ? item.read(reader) : undefined),
+  }
+}
+
+/** One of a closed list of names; the position in `names` is what is stored, so names are only ever appended. */
+export function oneOf<const Names extends readonly string[]>(names: Names): Schema<Names[number]> {
+  return {
+    write: (writer, value) => {
+      const index = names.indexOf(value)
+      if (index < 0) throw new SchemaError(`unknown name: ${value}`)
+      writer.varint(index)
+    },
+    read: (reader) => {
+      const name = names[reader.varint()]
+      if (name === undefined) throw new SchemaError('unknown name index')
+      return name
+    },
+  }
+}
+
+/** Fields in the order they are named here. */
+export function struct<Fields extends Record<string, Schema<unknown>>>(
+  fields: Fields,
+): Schema<{ [K in keyof Fields]: TypeOf<Fields[K]> }> {
+  const entries = Object.entries(fields) 
+  return {
+    write: (writer, value) => {
+      for (const [name, schema] of entries) schema.write(writer, (value as Record<string, unknown>)[name])
+    },
+    read: (reader) => {
+      const out: Record<string, unknown> = {}
+      for (const [name, schema] of entries) out[name] = schema.read(reader)
+      return out as { [K in keyof Fields]: TypeOf<Fields[K]> }
+    },
+  }
+}
+
+/** A tagged union on `kind`. `tags` gives each kind its stored number, which never changes meaning. */
+export function union<Variants extends Record<string, { tag: number; body: Schema<unknown> }>>(
+  variants: Variants,
+): Schema<{ [K in keyof Variants]: { kind: K } & TypeOf<Variants[K]['body']> }[keyof Variants]> {
+  type Value = { [K in keyof Variants]: { kind: K } & TypeOf<Variants[K]['body']> }[keyof Variants]
+  const byTag = new Map<number, [string, Schema<unknown>]>()
+  for (const [kind, variant] of Object.entries(variants)) {
+    if (byTag.has(variant.tag)) throw new SchemaError(`tag ${variant.tag} used twice`)
+    byTag.set(variant.tag, [kind, variant.body])
+  }
+  return {
+    write: (writer, value) => {
+      const variant = variants[value.kind]
+      if (variant === undefined) throw new SchemaError(`unknown kind: ${String(value.kind)}`)
+      writer.varint(variant.tag)
+      variant.body.write(writer, value)
+    },
+    read: (reader) => {
+      const tag = reader.varint()
+      const variant = byTag.get(tag)
+      if (variant === undefined) throw new SchemaError(`unknown tag: ${tag}`)
+      return { kind: variant[0], ...(variant[1].read(reader) as object) } as Value
+    },
+  }
+}

@@ -1,0 +1,62 @@
+/** What each process is configured with, parsed and checked (schema.ts has units, defaults, bounds and docs). */
+
+import type { NodeId, ZoneId } from '../model/ids.ts'
+
+export interface PeerAddress {
+  readonly id: NodeId
+  readonly address: string
+}
+
+export interface RaftTimes {
+  /** One tick. Election and heartbeat are counted in ticks. */
+  readonly tickMs: number
+  readonly heartbeatTicks: number
+  /** An election starts after electionTicks to 2 x electionTicks of silence. */
+  readonly electionTicks: number
+}
+
+export interface RepairConfig {
+  /** Wait before a chunk with a majority of its copies left is repaired. `last-copy` never waits. */
+  readonly waitDegradedMs: number
+  /** Wait for a chunk with fewer than a majority left. */
+  readonly waitAtRiskMs: number
+  /** Copies that run at once in the cluster, and per node as source and as target. */
+  readonly copiesMax: number
+  readonly copiesPerNode: number
+}
+
+export interface HealthConfig {
+  readonly heartbeatMs: number
+  /** Silence after which a node is suspected, and after which it is down. */
+  readonly suspectMs: number
+  readonly downMs: number
+}
+
+export interface MetaConfig {
+  readonly id: NodeId
+  readonly listen: string
+  readonly advertise: readonly string[]
+  readonly dataDir: string
+  readonly peers: readonly PeerAddress[]
+  readonly raft: RaftTimes
+  readonly repair: RepairConfig
+  readonly health: HealthConfig
+  /** Unreferenced chunks are kept this long, so that running reads finish. */
+  readonly gcGraceMs: number
+}
+
+export interface StorageConfig {
+  readonly id: NodeId
+  readonly listen: string
+  readonly advertise: readonly string[]
+  readonly disks: readonly string[]
+  readonly zone: ZoneId
+  readonly meta: readonly string[]
+  /** Size of one extent file. */
+  readonly extentBytes: number
+  /** New chunks are refused when less than this is free on the filesystem. */
+  readonly reserveBytes: number
+  /** A node without meta contact for this long refuses writes. */
+  readonly metaSilenceMs: number
+  readonly heartbeatMs: number
+}

@@ -1,0 +1,180 @@
+/**
+ * The values of the metadata state (keys in keys.ts). Encoded with base/schema; every replica encodes the same bytes.
+ *
+ * What is not stored on purpose: whether a replica counts *now*. That follows from its stored state and from its disk's
+ * `live`, `reconciled` and `generation`, so that a node's death or return is one small entry and not one write per chunk.
+ */
+
+import { bool, fixed, list, oneOf, struct, text, type Schema, type TypeOf, uint } from '../../base/schema.ts'
+import { diskStates, healthStates, modeStates } from '../../model/words.ts'
+import { fromHex, toHex } from '../../base/bytes.ts'
+import { SchemaError } from '../../base/schema.ts'
+
+/** 16 bytes on disk, 32 hex digits in code. */
+export const hexId: Schema<string> = {
+  write: (writer, value) => {
+    const bytes = fromHex(value)
+    if (bytes === undefined || bytes.length !== 16) throw new SchemaError('not an id of 32 hex digits')
+    writer.raw(bytes)
+  },
+  read: (reader) => toHex(reader.raw(16)),
+}
+
+/** 8-byte root of a chunk. Decoded as a view: copy to keep. */
+export const root: Schema<Uint8Array> = fixed(8)
+
+/** Written once per apply group, in the same batch as the group's effects. */
+export const appliedRecord = struct({
+  index: uint,
+  term: uint,
+  /** Leader-stamped time, clamped to never go back. Milliseconds since 1970 UTC. */
+  timeMs: uint,
+  /** CRC-32C chain over every key and value written since the first entry: equal on replicas at equal index. */
+  digest: uint,
+  objects: uint,
+  bytes: uint,
+  chunks: uint,
+  /** Corruption findings so far; the next one goes to slot `findings % findingSlots`. */
+  findings: uint,
+})
+export type AppliedRecord = TypeOf<typeof appliedRecord>
+
+export const clusterRecord = struct({
+  clusterId: hexId,
+  /** Rises with `meta recover` and `restore`. */
+  incarnation: uint,
+  /** Version of commands and formats in force. */
+  version: uint,
+  /** Next chunk id to lease; starts at 1 << 16, so that small numbers are never ids. */
+  nextChunk: uint,
+  nextDisk: uint,
+  nextBucket: uint,
+})
+export type ClusterRecord = TypeOf<typeof clusterRecord>
+
+export const bucketRecord = struct({
+  number: uint,
+  createdMs: uint,
+  commitId: hexId,
+  objects: uint,
+  bytes: uint,
+})
+export type BucketRecord = TypeOf<typeof bucketRecord>
+
+const pair = struct({ name: text, value: text })
+
+export const objectRecord = struct({
+  /** Manifest id. A zero-byte object has a manifest with no page. */
+  manifest: hexId,
+  size: uint,
+  etag: fixed(8),
+  /** Raft index of the change. */
+  version: uint,
+  modifiedMs: uint,
+  contentType: text,
+  metadata: list(pair),
+  chunks: uint,
+  /** The commit that made this version, for idempotence. */
+  commitId: hexId,
+})
+export type ObjectRecord = TypeOf<typeof objectRecord>
+
+export const manifestStates = ['staging', 'committed', 'dropping'] as const
+
+export const manifestRecord = struct({
+  state: oneOf(manifestStates),
+  /** Objects that name it. */
+  references: uint,
+  pages: uint,
+  chunks: uint,
+  size: uint,
+  /** Lease of the upload, while staging. */
+  lease: uint,
+  /** Least number of counted copies at commit over the chunks. */
+  durable: uint,
+})
+export type ManifestRecord = TypeOf<typeof manifestRecord>
+
+export const pageChunk = struct({ id: uint, length: uint, root })
+export const pageRecord: Schema<readonly TypeOf<typeof pageChunk>[]> = list(pageChunk)
+export type PageChunk = TypeOf<typeof pageChunk>
+
+/** Stored states of a replica: what does not follow from its disk. */
+export const storedReplicaStates = ['current', 'copying', 'corrupt', 'missing', 'deleting'] as const
+export type StoredReplicaState = (typeof storedReplicaStates)[number]
+
+export const replicaRecord = struct({ disk: uint, generation: uint, state: oneOf(storedReplicaStates) })
+export type ReplicaRecord = TypeOf<typeof replicaRecord>
+
+export const chunkRecord = struct({
+  length: uint,
+  root,
+  /** Copies wanted. */
+  copies: uint,
+  /** Manifests that name it, staging ones included. */
+  references: uint,
+  pinned: bool,
+  /** The commit that brought it. */
+  commitId: hexId,
+  /** When it was committed; `copying` replicas are given 10 s from here. */
+  committedMs: uint,
+  /** When the last reference went; 0 while referenced. Key of its garbage entry. */
+  garbageMs: uint,
+  replicas: list(replicaRecord),
+})
+export type ChunkRecord = TypeOf<typeof chunkRecord>
+
+/** Value of a disk -> chunk entry: enough to know the copies left without reading the chunk. */
+export const diskChunkRecord = struct({ copies: uint, replicas: list(replicaRecord) })
+export type DiskChunkRecord = TypeOf<typeof diskChunkRecord>
+
+export const shortRecord = struct({ sinceMs: uint })
+export const trashRecord = struct({ nextPage: uint })
+
+export const nodeRecord = struct({
+  addresses: list(text),
+  zone: text,
+  /** `suspected` is the leader's own view and never stored. */
+  health: oneOf(healthStates),
+  mode: oneOf(modeStates),
+  /** Random number of the process start that registered last. */
+  incarnation: hexId,
+  /** When health last changed. */
+  sinceMs: uint,
+  disks: list(uint),
+})
+export type NodeRecord = TypeOf<typeof nodeRecord>
+
+export const diskRecord = struct({
+  id: hexId,
+  node: text,
+  generation: uint,
+  /** Registered and not declared down or failed: acknowledgements of this generation count. */
+  live: bool,
+  /** The report of this generation is reconciled: replicas on it count and are named to readers. */
+  reconciled: bool,
+  state: oneOf(diskStates),
+  capacityBytes: uint,
+  usedBytes: uint,
+})
+export type DiskRecord = TypeOf<typeof diskRecord>
+
+export const leaseRecord = struct({
+  /** Chunk ids from the lease's id to `end`, exclusive. */
+  end: uint,
+  /** The leader proposes the expiry after this time; `apply` looks only at `open`. */
+  expiresMs: uint,
+  open: bool,
+})
+export type LeaseRecord = TypeOf<typeof leaseRecord>
+
+export const findingSlots = 256
+
+export const findingRecord = struct({
+  chunk: uint,
+  disk: uint,
+  foundMs: uint,
+  finding: text,
+  repaired: bool,
+})
+export type FindingRecord = TypeOf<typeof findingRecord>

@@ -1,0 +1,38 @@
+/**
+ * Extent files of one disk: fixed-size preallocated files that the log is written into.
+ *
+ * Promises: after `sync` resolves, every write that had resolved before it was called is on disk. A `sync` that fails
+ * means that those writes must be taken as lost, and the disk is finished: it is never called again.
+ * Does not promise: any order or atomicity of unsynced writes, at any granularity above one sector.
+ * Writes through the direct path need offset, length and memory aligned to `alignment`; the arena gives such memory.
+ */
+export interface ExtentFile {
+  readonly number: number
+  /** Preallocated size in bytes. */
+  readonly size: number
+  /** Writes `bytes` (aligned, whole sectors) at `offset`. */
+  write(bytes: Uint8Array, offset: number): Promise<void>
+  /** fdatasync. */
+  sync(): Promise<void>
+  /** Fills `into` from `offset`; resolves to the bytes read, fewer at the end of the file. */
+  read(into: Uint8Array, offset: number): Promise<number>
+  close(): Promise<void>
+}
+
+export interface ExtentFiles {
+  /** Sector size that writes are aligned to, 4096. */
+  readonly alignment: number
+  /** How writes go to disk, for the log line at start and for benches. */
+  readonly mode: 'direct' | 'buffered'
+  list(): Promise<number[]>
+  /** Creates and preallocates; durable (directory included) when it resolves. */
+  create(number: number, size: number): Promise<ExtentFile>
+  open(number: number): Promise<ExtentFile>
+  /** Gives an old extent file a new number without giving its blocks back: the same space, written again. */
+  rename(from: number, to: number): Promise<void>
+  remove(number: number): Promise<void>
+  /** Memory that the direct path can write from: page-aligned, `size` bytes. */
+  arena(size: number): Uint8Array
+  /** Bytes free and in all on the filesystem. */
+  space(): Promise<{ free: number; total: number }>
+}

@@ -1,0 +1,96 @@
+/**
+ * The seam inside a storage node: the disk engine below (extent log + index), the service above (streams, admission,
+ * orders from meta). The engine knows no node, no meta and no network.
+ */
+
+import type { ChunkId } from '../../model/ids.ts'
+import type { DiskState } from '../../model/words.ts'
+
+export interface PutRequest {
+  readonly id: ChunkId
+  /** 1 to limits.chunkBytesMax. */
+  readonly length: number
+  /** Writer lease of the id, kept in the record for reports; 0 for a repair copy. */
+  readonly lease: number
+  /** 8 bytes a block. Absent: computed while the bytes come in. */
+  readonly blockSums?: Uint8Array
+  /** 8 bytes; present exactly when blockSums is. */
+  readonly root?: Uint8Array
+  /** Replace what is held under this id even if it is corrupt (repair). */
+  readonly replace?: boolean
+}
+
+export interface PutResult {
+  readonly root: Uint8Array
+  readonly blockSums: Uint8Array
+}
+
+/** One chunk on its way in. Owns a slot of the arena until commit or abort settles. */
+export interface ChunkWriter {
+  /** Copies the next bytes in and hashes full blocks. Throws INVALID_ARGUMENT when more come than `length`. */
+  write(bytes: Uint8Array): void
+  /**
+   * Checks the sums against the bytes, appends to the log, fdatasyncs (shared by all that wait), indexes; resolves then.
+   * Rejects: CORRUPT (sums do not match what came; nothing stored), CONFLICT (held with another root), NO_SPACE,
+   * DISK_FAILED. An id held with the same root resolves without writing again.
+   */
+  commit(): Promise<PutResult>
+  abort(): void
+}
+
+/** One chunk on its way out. */
+export interface ChunkReader {
+  readonly length: number
+  readonly root: Uint8Array
+  readonly blockSums: Uint8Array
+  /** Block-aligned offset of the first byte of the first piece. */
+  readonly offset: number
+  /** Bytes that `next` will give in all. */
+  readonly bytes: number
+  /** The next piece, at most limits.frameBytes, block-aligned except at the end; undefined after the last. */
+  next(): Promise<Uint8Array | undefined>
+  /** Must be called; lets the extent be recycled. */
+  close(): void
+}
+
+export interface DiskStatus {
+  readonly state: DiskState
+  /** Of the filesystem. */
+  readonly capacityBytes: number
+  readonly usedBytes: number
+  readonly chunks: number
+  readonly chunkIdMax: number
+}
+
+export interface DiskEngine {
+  /** 32 hex digits, from the identity file. */
+  readonly id: string
+  readonly path: string
+  /** True when the last stop closed the disk in order. */
+  readonly clean: boolean
+  /** Cluster the disk belongs to; undefined until `adopt`. */
+  readonly clusterId: string | undefined
+  /** True when the index was lost and rebuilt from the log at this start: the disk must report in full. */
+  readonly rebuilt: boolean
+  /** Writes cluster and node to the identity of a new disk, durably. Throws WRONG_CLUSTER when it has another one. */
+  adopt(clusterId: string, nodeId: string): Promise<void>
+  status(): DiskStatus
+  /** Waits for room in the arena (bounded; OVERLOADED when too many wait). NO_SPACE below the reserve. */
+  beginPut(request: PutRequest, signal: AbortSignal): Promise<ChunkWriter>
+  /** `length` 0: to the end. NOT_FOUND when not held or quarantined; INVALID_ARGUMENT for a range outside. */
+  openRead(id: ChunkId, offset: number, length: number): Promise<ChunkReader>
+  /** Reads from the disk and checks every block. A corrupt chunk is quarantined (kept, no longer served) and told to `onCorrupt`. */
+  verify(id: ChunkId): Promise<'intact' | 'corrupt' | 'missing'>
+  /** Those of `ids` that are not held (or are quarantined). */
+  missing(ids: readonly ChunkId[]): Promise<ChunkId[]>
+  /** Held ids from `from` up to `to`, exclusive; every held id below `until` is listed. */
+  list(from: ChunkId, to: ChunkId, limit: number): Promise<{ ids: ChunkId[]; until: ChunkId }>
+  /** Durable when it resolves. Unknown ids are fine. */
+  delete(ids: readonly ChunkId[]): Promise<void>
+  /** Called when a replica was found corrupt, with one line that says what. */
+  onCorrupt(handler: (id: ChunkId, finding: string) => void): void
+  /** Called once when the disk refuses service (fsync failed, EIO): its replicas are lost. */
+  onFailed(handler: (reason: Error) => void): void
+  /** Clean stop: waits for what runs, checkpoints, writes the closing watermark. */
+  close(): Promise<void>
+}

@@ -1,0 +1,86 @@
+/**
+ * Every remote procedure as a typed descriptor. The services' table in the .proto files and this one are compared by a
+ * test, so that neither can drift.
+ */
+
+import type protobuf from 'protobufjs/minimal.js'
+import { StoreError } from '../model/errors.ts'
+import type { Method } from '../ports/net.ts'
+import { type holdfast, v1 } from './messages.ts'
+
+interface Codec<In, Out> {
+  encode(message: Out, writer?: protobuf.Writer): protobuf.Writer
+  decode(reader: protobuf.Reader | Uint8Array, length?: number): In
+}
+
+/** Decodes with a clear error: a message from outside that does not parse is INVALID_ARGUMENT, never a crash. */
+function decodeWith<In>(codec: { decode(bytes: Uint8Array): In }, path: string, bytes: Uint8Array): In {
+  try {
+    return codec.decode(bytes)
+  } catch (error) {
+    throw new StoreError('INVALID_ARGUMENT', `decode a message of ${path}: the bytes are not such a message`, {
+      cause: error,
+    })
+  }
+}
+
+function method<QIn, QOut, RIn, ROut>(
+  path: string,
+  kind: 'unary' | 'stream',
+  request: Codec<QIn, QOut>,
+  reply: Codec<RIn, ROut>,
+): Method<QIn, RIn, QOut, ROut> {
+  return {
+    path,
+    kind,
+    encodeRequest: (value) => request.encode(value).finish(),
+    decodeRequest: (bytes) => decodeWith(request, path, bytes),
+    encodeReply: (value) => reply.encode(value).finish(),
+    decodeReply: (bytes) => decodeWith(reply, path, bytes),
+  }
+}
+
+const meta = '/holdfast.v1.Meta/'
+const storage = '/holdfast.v1.Storage/'
+const raft = '/holdfast.v1.Raft/'
+
+export const metaMethods = {
+  session: method(`${meta}Session`, 'stream', v1.MetaRequest, v1.MetaReply),
+  createBucket: method(`${meta}CreateBucket`, 'unary', v1.CreateBucketRequest, v1.CreateBucketReply),
+  deleteBucket: method(`${meta}DeleteBucket`, 'unary', v1.DeleteBucketRequest, v1.Empty),
+  listBuckets: method(`${meta}ListBuckets`, 'unary', v1.Empty, v1.ListBucketsReply),
+  grantLease: method(`${meta}GrantLease`, 'unary', v1.GrantLeaseRequest, v1.Lease),
+  renewLease: method(`${meta}RenewLease`, 'unary', v1.RenewLeaseRequest, v1.Lease),
+  releaseLease: method(`${meta}ReleaseLease`, 'unary', v1.ReleaseLeaseRequest, v1.Empty),
+  place: method(`${meta}Place`, 'unary', v1.PlaceRequest, v1.PlaceReply),
+  stagePage: method(`${meta}StagePage`, 'unary', v1.StagePageRequest, v1.Empty),
+  commit: method(`${meta}Commit`, 'unary', v1.CommitRequest, v1.CommitReply),
+  openObject: method(`${meta}OpenObject`, 'unary', v1.OpenObjectRequest, v1.OpenObjectReply),
+  manifestPage: method(`${meta}ManifestPage`, 'unary', v1.ManifestPageRequest, v1.ManifestPageReply),
+  listObjects: method(`${meta}ListObjects`, 'unary', v1.ListObjectsRequest, v1.ListObjectsReply),
+  commitChunks: method(`${meta}CommitChunks`, 'unary', v1.CommitChunksRequest, v1.CommitChunksReply),
+  statChunk: method(`${meta}StatChunk`, 'unary', v1.ChunkIdRequest, v1.StatChunkReply),
+  unpinChunk: method(`${meta}UnpinChunk`, 'unary', v1.ChunkIdRequest, v1.Empty),
+  reportReplica: method(`${meta}ReportReplica`, 'unary', v1.ReportReplicaRequest, v1.Empty),
+  status: method(`${meta}Status`, 'unary', v1.Empty, v1.StatusReply),
+}
+
+export const storageMethods = {
+  chunks: method(`${storage}Chunks`, 'stream', v1.ChunkRequest, v1.ChunkReply),
+  putChunk: method(`${storage}PutChunk`, 'unary', v1.PutChunkRequest, v1.PutDone),
+  getChunk: method(`${storage}GetChunk`, 'unary', v1.Get, v1.GetChunkReply),
+}
+
+export const nodeMethods = {
+  attach: method('/holdfast.v1.NodeControl/Attach', 'stream', v1.NodeMessage, v1.MetaOrder),
+}
+
+export const raftMethods = {
+  messages: method(`${raft}Messages`, 'stream', v1.RaftFrame, v1.RaftWelcome),
+  snapshot: method(`${raft}Snapshot`, 'stream', v1.SnapshotPiece, v1.SnapshotDone),
+  hello: method(`${raft}Hello`, 'unary', v1.HelloRequest, v1.HelloReply),
+  form: method(`${raft}Form`, 'unary', v1.FormRequest, v1.FormReply),
+}
+
+/** Bodies of the Session stream, by the name of their `oneof` field: equal in request and reply. */
+export type SessionCall = Exclude<holdfast.v1.MetaRequest['body'], undefined>

@@ -10,12 +10,14 @@ export interface ExtentFile {
   readonly number: number
   /** Preallocated size in bytes. */
   readonly size: number
-  /** Writes `bytes` (aligned, whole sectors) at `offset`. */
+  /** Writes `bytes` (aligned, whole sectors) at `offset`. NO_SPACE when the filesystem is full; else the disk is bad. */
   write(bytes: Uint8Array, offset: number): Promise<void>
   /** fdatasync. */
   sync(): Promise<void>
   /** Fills `into` from `offset`; resolves to the bytes read, fewer at the end of the file. */
   read(into: Uint8Array, offset: number): Promise<number>
+  /** Like `read`, past the page cache; `into` from `arena`, whole sectors. Absent where nothing is cached or it cannot. */
+  readDirect?(into: Uint8Array, offset: number): Promise<number>
   close(): Promise<void>
 }
 
@@ -25,7 +27,7 @@ export interface ExtentFiles {
   /** How writes go to disk, for the log line at start and for benches. */
   readonly mode: 'direct' | 'buffered'
   list(): Promise<number[]>
-  /** Creates and preallocates; durable (directory included) when it resolves. */
+  /** Creates and preallocates; durable (directory included) when it resolves. NO_SPACE when the filesystem is full. */
   create(number: number, size: number): Promise<ExtentFile>
   open(number: number): Promise<ExtentFile>
   /** Gives an old extent file a new number without giving its blocks back: the same space, written again. */

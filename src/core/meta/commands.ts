@@ -194,7 +194,7 @@ export type Reply = Accepted | Refusal
 export type Effect =
   | { readonly kind: 'chunk'; readonly chunk: ChunkId }
   | { readonly kind: 'garbage'; readonly chunk: ChunkId; readonly sinceMs: number }
-  | { readonly kind: 'trash'; readonly manifest: string }
+  | { readonly kind: 'trash'; readonly manifest: string; readonly sinceMs: number }
   | { readonly kind: 'lease'; readonly lease: number; readonly open: boolean; readonly expiresMs: number }
   | { readonly kind: 'deleting'; readonly chunk: ChunkId; readonly disk: DiskNumber; readonly generation: number }
   | { readonly kind: 'node'; readonly node: NodeId }

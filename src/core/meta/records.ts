@@ -36,6 +36,9 @@ export const appliedRecord = struct({
   chunks: uint,
   /** Corruption findings so far; the next one goes to slot `findings % findingSlots`. */
   findings: uint,
+  /** Sequences of the first and the next kept commit outcome: `q` holds [outcomesFrom, outcomesTo). */
+  outcomesFrom: uint,
+  outcomesTo: uint,
 })
 export type AppliedRecord = TypeOf<typeof appliedRecord>
 
@@ -49,6 +52,8 @@ export const clusterRecord = struct({
   nextChunk: uint,
   nextDisk: uint,
   nextBucket: uint,
+  /** Buckets there are; bounded, so that their list fits one message. */
+  buckets: uint,
 })
 export type ClusterRecord = TypeOf<typeof clusterRecord>
 
@@ -90,6 +95,8 @@ export const manifestRecord = struct({
   size: uint,
   /** Lease of the upload, while staging. */
   lease: uint,
+  /** When it went to the trash; 0 before. Part of its trash key. */
+  trashedMs: uint,
   /** Least number of counted copies at commit over the chunks. */
   durable: uint,
 })
@@ -111,7 +118,7 @@ export const chunkRecord = struct({
   root,
   /** Copies wanted. */
   copies: uint,
-  /** Manifests that name it, staging ones included. */
+  /** Places in manifests that name it, staging ones included. */
   references: uint,
   pinned: bool,
   /** The commit that brought it. */
@@ -165,8 +172,27 @@ export const leaseRecord = struct({
   /** The leader proposes the expiry after this time; `apply` looks only at `open`. */
   expiresMs: uint,
   open: bool,
+  /** Uploads staged under it and not yet committed or aborted; an expired lease is forgotten only at 0. */
+  uploads: uint,
 })
 export type LeaseRecord = TypeOf<typeof leaseRecord>
+
+/** What one operation of a commit did; with the repeated command's names it makes the same answer again. */
+const outcomeObject = struct({ size: uint, etag: fixed(8), contentType: text, chunks: uint, removed: bool })
+
+export const outcomeRecord = struct({
+  /** Raft index of the commit: the version of its objects. */
+  index: uint,
+  timeMs: uint,
+  durable: uint,
+  sequence: uint,
+  /** CRC-32C of what makes it the same commit: kinds, names, sizes and tags. */
+  fingerprint: uint,
+  objects: list(outcomeObject),
+})
+export type OutcomeRecord = TypeOf<typeof outcomeRecord>
+
+export const outcomeOrderRecord = struct({ commitId: hexId, timeMs: uint })
 
 export const findingSlots = 256
 

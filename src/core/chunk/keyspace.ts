@@ -1,0 +1,37 @@
+/**
+ * Keys of a disk's index (docs/formats/index.md). One prefix byte, then big-endian parts, so that byte order is id order.
+ *
+ * | prefix | key | value |
+ * | --- | --- | --- |
+ * | `c` | chunk u64 | chunk record: sums, place, and the bytes of a small chunk |
+ * | `q` | chunk u64, extent u64, payload offset u64 | quarantine record: bytes that are kept and not served |
+ * | `e` | extent u64 | live bytes of the extent as of the checkpoint |
+ * | `P` | - | checkpoint |
+ */
+
+import { getU64, isSafeU64, putU64 } from '../../base/bytes.ts'
+import { assert } from '../../base/assert.ts'
+import type { ChunkId } from '../../model/ids.ts'
+
+function key(prefix: string, ...parts: readonly number[]): Uint8Array {
+  const out = new Uint8Array(1 + parts.length * 8)
+  out[0] = prefix.charCodeAt(0)
+  for (const [i, part] of parts.entries()) putU64(out, 1 + i * 8, part)
+  return out
+}
+
+export const indexKeys = {
+  chunk: (id: ChunkId): Uint8Array => key('c', id),
+  chunksEnd: (): Uint8Array => key('d'),
+  quarantine: (id: ChunkId, extent: number, payload: number): Uint8Array => key('q', id, extent, payload),
+  quarantinesOf: (id: ChunkId): { gte: Uint8Array; lt: Uint8Array } => ({ gte: key('q', id), lt: key('q', id + 1) }),
+  extent: (sequence: number): Uint8Array => key('e', sequence),
+  extents: (): { gte: Uint8Array; lt: Uint8Array } => ({ gte: key('e'), lt: key('f') }),
+  checkpoint: (): Uint8Array => key('P'),
+} as const
+
+/** The number after the prefix byte: chunk id of a `c` or `q` key, sequence number of an `e` key. */
+export function numberOfKey(bytes: Uint8Array): number {
+  assert(isSafeU64(bytes, 1), 'an index key has a number after its prefix')
+  return getU64(bytes, 1)
+}

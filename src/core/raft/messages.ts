@@ -1,0 +1,186 @@
+/**
+ * What Raft nodes say to each other, and its bytes (docs/formats/raft.md).
+ *
+ * `from` and `to` are not encoded: the frame that carries messages names both and is checked before its messages are
+ * looked at. Decoding is total: bytes that are no message give SchemaError. A tag never changes meaning.
+ * Invariants of received messages that the core relies on are checked here (`decodeMessage`), so that no peer can break
+ * an assertion of ours: entries are contiguous, terms do not decrease and do not exceed the message's term.
+ */
+
+import {
+  bool,
+  bytes,
+  decode,
+  encode,
+  fixed,
+  list,
+  oneOf,
+  type Schema,
+  SchemaError,
+  struct,
+  text,
+  uint,
+  union,
+} from '../../base/schema.ts'
+import { fromHex, toHex } from '../../base/bytes.ts'
+import type { NodeId } from '../../model/ids.ts'
+import { type ClusterConfig, type Entry, entryTypes } from './types.ts'
+
+interface Envelope {
+  readonly from: NodeId
+  readonly to: NodeId
+  /** Sender's term; for a pre-vote and its grant, the term the candidate would have. */
+  readonly term: number
+}
+
+export interface VoteRequest extends Envelope {
+  readonly kind: 'vote'
+  /** Asks whether a vote would be given; changes nothing at the receiver. */
+  readonly pre: boolean
+  /** Sent on the leader's request (transfer): a live leader is no reason to refuse. */
+  readonly forced: boolean
+  readonly lastIndex: number
+  readonly lastTerm: number
+}
+
+export interface VoteReply extends Envelope {
+  readonly kind: 'voteReply'
+  readonly pre: boolean
+  readonly granted: boolean
+}
+
+export interface AppendRequest extends Envelope {
+  readonly kind: 'append'
+  /** Replication session of the receiver at this leader; echoed in the reply. */
+  readonly session: number
+  readonly prevIndex: number
+  readonly prevTerm: number
+  readonly commit: number
+  readonly entries: readonly Entry[]
+}
+
+export interface AppendReply extends Envelope {
+  readonly kind: 'appendReply'
+  readonly session: number
+  readonly accepted: boolean
+  /** Accepted: everything up to here is durable at the sender. Rejected: the `prevIndex` that did not match. */
+  readonly index: number
+  /** Rejected: the largest index where the logs may still agree, and the sender's term there. */
+  readonly hintIndex: number
+  readonly hintTerm: number
+}
+
+export interface Heartbeat extends Envelope {
+  readonly kind: 'heartbeat'
+  readonly commit: number
+  /** Newest read batch; the reply confirms it and all older ones. */
+  readonly context: number
+}
+
+export interface HeartbeatReply extends Envelope {
+  readonly kind: 'heartbeatReply'
+  readonly context: number
+}
+
+export interface SnapshotOffer extends Envelope {
+  readonly kind: 'snapshot'
+  readonly session: number
+  readonly index: number
+  readonly indexTerm: number
+  readonly configIndex: number
+  readonly config: ClusterConfig
+}
+
+export interface TimeoutNow extends Envelope {
+  readonly kind: 'timeoutNow'
+  /** The leader's last entry: the receiver starts an election only if it has it. */
+  readonly lastIndex: number
+  readonly lastTerm: number
+}
+
+export type Message =
+  | VoteRequest
+  | VoteReply
+  | AppendRequest
+  | AppendReply
+  | Heartbeat
+  | HeartbeatReply
+  | SnapshotOffer
+  | TimeoutNow
+
+const incarnation: Schema<string> = {
+  write: (writer, value) => fixed(16).write(writer, fromHex(value) ?? new Uint8Array(0)),
+  read: (reader) => toHex(reader.raw(16)),
+}
+
+/** Members as they are stored in configuration entries, snapshots and identities. */
+export const clusterConfig: Schema<ClusterConfig> = struct({
+  members: list(struct({ id: text, incarnation, addresses: list(text) })),
+})
+
+const entry: Schema<Entry> = struct({ index: uint, term: uint, type: oneOf(entryTypes), payload: bytes })
+
+const body = union({
+  vote: { tag: 1, body: struct({ term: uint, pre: bool, forced: bool, lastIndex: uint, lastTerm: uint }) },
+  voteReply: { tag: 2, body: struct({ term: uint, pre: bool, granted: bool }) },
+  append: {
+    tag: 3,
+    body: struct({ term: uint, session: uint, prevIndex: uint, prevTerm: uint, commit: uint, entries: list(entry) }),
+  },
+  appendReply: {
+    tag: 4,
+    body: struct({ term: uint, session: uint, accepted: bool, index: uint, hintIndex: uint, hintTerm: uint }),
+  },
+  heartbeat: { tag: 5, body: struct({ term: uint, commit: uint, context: uint }) },
+  heartbeatReply: { tag: 6, body: struct({ term: uint, context: uint }) },
+  snapshot: {
+    tag: 7,
+    body: struct({
+      term: uint,
+      session: uint,
+      index: uint,
+      indexTerm: uint,
+      configIndex: uint,
+      config: clusterConfig,
+    }),
+  },
+  timeoutNow: { tag: 8, body: struct({ term: uint, lastIndex: uint, lastTerm: uint }) },
+})
+
+export function encodeMessage(message: Message): Uint8Array {
+  return encode(body, message)
+}
+
+/** Throws SchemaError unless `encoded` is one well-formed message. Payloads are copied, so that none pins its frame. */
+export function decodeMessage(encoded: Uint8Array, from: NodeId, to: NodeId): Message {
+  const value = decode(body, encoded)
+  if (value.kind === 'append') {
+    checkEntries(value.prevIndex, value.prevTerm, value.term, value.entries)
+    const entries = value.entries.map((item) => ({ ...item, payload: item.payload.slice() }))
+    return { ...value, entries, from, to }
+  }
+  if (value.kind === 'snapshot' && (value.indexTerm > value.term || value.configIndex > value.index)) {
+    throw new SchemaError('snapshot is newer than its message')
+  }
+  return { ...value, from, to }
+}
+
+function checkEntries(prevIndex: number, prevTerm: number, term: number, entries: readonly Entry[]): void {
+  let index = prevIndex
+  let last = prevTerm
+  for (const item of entries) {
+    if (item.index !== index + 1) throw new SchemaError('entries are not contiguous')
+    if (item.term < last || item.term > term) throw new SchemaError('terms of entries are out of order')
+    index = item.index
+    last = item.term
+  }
+}
+
+export function encodeConfig(config: ClusterConfig): Uint8Array {
+  return encode(clusterConfig, config)
+}
+
+/** Throws SchemaError. */
+export function decodeConfig(encoded: Uint8Array): ClusterConfig {
+  return decode(clusterConfig, encoded)
+}

@@ -1,0 +1,297 @@
+/**
+ * The Raft core: a pure, synchronous step machine. Messages, ticks, proposals and completions go in; `ready()` gives
+ * what to do, in three lanes (types.ts). No clock, no I/O, no promise.
+ *
+ * Invariants: terms are compared in one place, the top of `step`; `step` never throws on what a peer sends (assertions
+ * are for broken invariants of this node); one append task and one apply task are under way at most.
+ */
+
+import { assert } from '../../base/assert.ts'
+import type { NodeId } from '../../model/ids.ts'
+import { campaign, handleVoteReply, handleVoteRequest, ownVoteSaved } from './election.ts'
+import { acknowledgeSnapshot, handleAppend, handleHeartbeat, handleSnapshotOffer, handleTimeoutNow } from './follower.ts'
+import * as leading from './leader.ts'
+import type { RaftLog } from './log.ts'
+import type { Message, SnapshotOffer } from './messages.ts'
+import { RaftState } from './state.ts'
+import type {
+  AppendTask,
+  ApplyTask,
+  ConfigAt,
+  Entry,
+  ProposeResult,
+  RaftOptions,
+  Ready,
+  Role,
+  SnapshotMark,
+} from './types.ts'
+
+/** What is worth showing of a node. */
+export interface RaftView {
+  readonly role: Role
+  readonly term: number
+  readonly leader: NodeId | ''
+  readonly commit: number
+  readonly applied: number
+  readonly lastIndex: number
+  /** Leader: index of its first entry of this term. */
+  readonly firstOwnIndex: number
+  readonly transferring: boolean
+}
+
+/** Read-only cursors of the log, for the host and for oracles. */
+export type LogView = Pick<
+  RaftLog,
+  'baseIndex' | 'lastIndex' | 'lastTerm' | 'durable' | 'commit' | 'applied' | 'term' | 'cached' | 'configAt'
+>
+
+export class Raft {
+  readonly #state: RaftState
+  #task: AppendTask | undefined
+  #seq = 0
+  /** Set while a snapshot is being put in place: no append task starts. */
+  #held = false
+
+  constructor(options: RaftOptions) {
+    this.#state = new RaftState(options)
+  }
+
+  get view(): RaftView {
+    const { role, term, leader, log, firstOwnIndex, transferee } = this.#state
+    const { commit, applied, lastIndex } = log
+    return { role, term, leader, commit, applied, lastIndex, firstOwnIndex, transferring: transferee !== '' }
+  }
+
+  get log(): LogView {
+    return this.#state.log
+  }
+
+  get config(): ConfigAt {
+    return this.#state.log.config
+  }
+
+  /** Leader: highest index known to be on disk at `id`; 0 otherwise. */
+  matchOf(id: NodeId): number {
+    if (id === this.#state.id) return this.#state.log.durable
+    return this.#state.progress.get(id)?.match ?? 0
+  }
+
+  /** Leader: lowest match of the members that answer, which compaction should not pass without need. */
+  slowestMatch(): number {
+    let lowest = this.#state.log.lastIndex
+    for (const progress of this.#state.progress.values()) {
+      if (progress.active) lowest = Math.min(lowest, progress.match)
+    }
+    return lowest
+  }
+
+  tick(): void {
+    const state = this.#state
+    if (state.role === 'leader') leading.tickLeader(state)
+    else if (++state.electionElapsed >= state.electionTimeout) {
+      state.electionElapsed = 0
+      campaign(state, 'pre')
+    }
+    state.check()
+  }
+
+  /** Starts an election at once: for a single node, which has nobody to wait for. */
+  campaign(): void {
+    campaign(this.#state, 'pre')
+    this.#state.check()
+  }
+
+  step(message: Message): void {
+    const state = this.#state
+    if (message.to !== state.id || !state.isMember(message.from)) return
+    // The log store is being reset to a snapshot: as good as lost, the leader sends it again.
+    if (this.#held && message.kind === 'append') return
+    if (message.term > state.term) {
+      if (this.#ignoresNewTerm(message)) return
+      const asksOnly = (message.kind === 'vote' || (message.kind === 'voteReply' && message.granted)) && message.pre
+      if (!asksOnly) state.becomeFollower(message.term, fromLeader(message) ? message.from : '')
+    } else if (message.term < state.term) {
+      this.#answerOldTerm(message)
+      return
+    }
+    this.#dispatch(message)
+    state.check()
+  }
+
+  /** While a leader is alive here, nobody else's election is supported, except on the leader's own request. */
+  #ignoresNewTerm(message: Message): boolean {
+    const { leader, electionElapsed, electionTicks } = this.#state
+    return message.kind === 'vote' && !message.forced && leader !== '' && electionElapsed < electionTicks
+  }
+
+  /** Tells a sender with an older term about the newer one, so that it does not stay stuck. */
+  #answerOldTerm(message: Message): void {
+    const { term } = this.#state
+    if (fromLeader(message)) {
+      const session = message.kind === 'heartbeat' ? 0 : message.session
+      this.#state.emit(
+        { kind: 'appendReply', to: message.from, term, session, accepted: false, index: 0, hintIndex: 0, hintTerm: 0 },
+        true,
+      )
+    } else if (message.kind === 'vote') {
+      this.#state.emit({ kind: 'voteReply', to: message.from, term, pre: message.pre, granted: false }, true)
+    }
+  }
+
+  #dispatch(message: Message): void {
+    const state = this.#state
+    // A second leader of one term does not exist; if a peer says so, it is not believed.
+    if (state.role === 'leader' && fromLeader(message)) return
+    if (message.kind === 'append') handleAppend(state, message)
+    else if (message.kind === 'heartbeat') handleHeartbeat(state, message)
+    else if (message.kind === 'snapshot') handleSnapshotOffer(state, message)
+    else if (message.kind === 'vote') handleVoteRequest(state, message)
+    else if (message.kind === 'voteReply') handleVoteReply(state, message)
+    else if (message.kind === 'timeoutNow') handleTimeoutNow(state, message)
+    else if (state.role !== 'leader') return
+    else if (message.kind === 'appendReply') leading.handleAppendReply(state, message)
+    else leading.handleHeartbeatReply(state, message)
+  }
+
+  propose(payload: Uint8Array): ProposeResult {
+    return leading.propose(this.#state, payload)
+  }
+
+  /** Asks for a linearizable read; the token comes back in `reads` or `droppedReads`. */
+  readIndex(token: number): 'waiting' | 'not-leader' | 'overloaded' {
+    const state = this.#state
+    if (state.role !== 'leader' || state.transferee !== '') return 'not-leader'
+    if (state.reads.waiting >= state.limits.readsWaiting) return 'overloaded'
+    state.reads.add(token)
+    return 'waiting'
+  }
+
+  /** Hands leadership over; false when this node does not lead or `to` is no member. */
+  transfer(to: NodeId): boolean {
+    const started = leading.transferTo(this.#state, to)
+    this.#state.check()
+    return started
+  }
+
+  /** The connection to a peer broke: what was sent may be lost. */
+  unreachable(id: NodeId): void {
+    this.#state.progress.get(id)?.restart()
+  }
+
+  fetched(to: NodeId, entries: readonly Entry[]): void {
+    if (this.#state.role === 'leader') leading.fetched(this.#state, to, entries)
+    this.#state.check()
+  }
+
+  snapshotSent(to: NodeId, installed: boolean, index: number): void {
+    if (this.#state.role === 'leader') leading.snapshotSent(this.#state, to, installed, index)
+    this.#state.check()
+  }
+
+  /** Steps the announcement of a snapshot; true when the host should receive and install it. */
+  offerSnapshot(offer: SnapshotOffer): boolean {
+    this.step(offer)
+    return this.wantsSnapshot(offer)
+  }
+
+  wantsSnapshot(offer: SnapshotOffer): boolean {
+    const { role, term, leader, log } = this.#state
+    return role === 'follower' && term === offer.term && leader === offer.from && offer.index > log.commit
+  }
+
+  /** While held, no append task starts, so that the log store can be reset. True when none is under way. */
+  hold(held: boolean): boolean {
+    this.#held = held
+    return this.#task === undefined
+  }
+
+  /** True when what follows the snapshot in the log stays valid. */
+  keepsSuffix(mark: SnapshotMark): boolean {
+    return this.#state.log.keepsSuffix(mark)
+  }
+
+  /** State machine and log store hold the snapshot now. Only while held and with no append task under way. */
+  snapshotInstalled(mark: SnapshotMark, offer: SnapshotOffer): void {
+    const state = this.#state
+    assert(this.#held && this.#task === undefined, 'a snapshot is installed while appends are held')
+    state.log.restore(mark)
+    acknowledgeSnapshot(state, offer.from, offer.session, mark.index)
+    state.check()
+  }
+
+  /** Unsaved entries would be lost by a reset of the log store: they are saved or refused first. */
+  get hasUnsaved(): boolean {
+    return this.#state.log.hasUnsaved
+  }
+
+  /** The log store has dropped everything up to `index`. */
+  compacted(index: number): void {
+    this.#state.log.compact(index)
+    this.#state.check()
+  }
+
+  /** What there is to do; undefined when nothing is. What it gives is under way from then on. */
+  ready(): Ready | undefined {
+    const state = this.#state
+    if (state.role === 'leader') leading.flushLeader(state)
+    const reads = state.role === 'leader' ? state.reads.takeConfirmed(state.voters) : []
+    const append = this.#takeAppend()
+    const apply = this.#takeApply()
+    const { send, fetches, snapshots, droppedReads } = state
+    const lists = [send, fetches, snapshots, droppedReads, reads]
+    if (append === undefined && apply === undefined && lists.every((items) => items.length === 0)) return undefined
+    state.send = []
+    state.fetches = []
+    state.snapshots = []
+    state.droppedReads = []
+    for (const message of send) assert(message.term <= state.savedHard.term, 'nothing of an unsaved term leaves')
+    return { send, append, apply, fetches, snapshots, reads, droppedReads }
+  }
+
+  #takeAppend(): AppendTask | undefined {
+    const state = this.#state
+    if (this.#task !== undefined || this.#held) return undefined
+    if (!state.log.hasUnsaved && !state.hardChanged && state.after.length === 0) return undefined
+    const seq = ++this.#seq
+    const hardState = state.hardChanged ? state.hardState : undefined
+    const { truncateFrom, entries } = state.log.takeUnsaved(seq)
+    const mustSync = hardState !== undefined || truncateFrom !== undefined || entries.length > 0
+    const task = { seq, truncateFrom, entries, hardState, commit: state.log.commit, mustSync, sendAfter: state.after }
+    state.after = []
+    this.#task = task
+    return task
+  }
+
+  #takeApply(): ApplyTask | undefined {
+    const { log, limits } = this.#state
+    const range = log.takeApply(limits.applyBytes, limits.applyEntries)
+    return range === undefined ? undefined : { ...range, entries: log.cached(range.first, range.last) }
+  }
+
+  /** The append task `seq` is durable; its `sendAfter` may leave now. */
+  appendDone(seq: number): void {
+    const state = this.#state
+    const task = this.#task
+    assert(task !== undefined && task.seq === seq, 'append tasks complete one at a time and in order')
+    this.#task = undefined
+    if (task.hardState !== undefined) state.savedHard = task.hardState
+    state.log.saved(seq)
+    for (const message of task.sendAfter) {
+      if (message.kind !== 'appendReply' || !message.accepted || message.term !== state.term) continue
+      assert(message.index <= state.log.durable, 'only what is durable is acknowledged')
+    }
+    if (state.role === 'leader') leading.advanceCommit(state)
+    ownVoteSaved(state)
+    state.check()
+  }
+
+  applyDone(index: number): void {
+    this.#state.log.appliedTo(index)
+    this.#state.check()
+  }
+}
+
+/** Messages that only a leader sends. */
+function fromLeader(message: Message): message is Extract<Message, { kind: 'append' | 'heartbeat' | 'snapshot' }> {
+  return message.kind === 'append' || message.kind === 'heartbeat' || message.kind === 'snapshot'
+}

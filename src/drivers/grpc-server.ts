@@ -1,0 +1,269 @@
+/**
+ * The NetServer port over @grpc/grpc-js.
+ *
+ * Messages are encoded and decoded here and not by grpc-js, so that a request that does not parse is INVALID_ARGUMENT
+ * with our error detail. Nothing that arrives on the port can throw out of here: handlers that fail answer their own
+ * call, bytes that are not HTTP/2 end their connection. Only a broken invariant (AssertionError) goes up and ends the
+ * process. Streams, connections, message sizes and receive windows are bounded.
+ */
+
+import {
+  logVerbosity,
+  Metadata,
+  type sendUnaryData,
+  Server,
+  ServerCredentials,
+  type ServerDuplexStream,
+  type ServerUnaryCall,
+  setLogVerbosity,
+} from '@grpc/grpc-js'
+import { AssertionError } from '../base/assert.ts'
+import { asStoreError, StoreError } from '../model/errors.ts'
+import { limits } from '../model/limits.ts'
+import type { Log } from '../ports/log.ts'
+import type { Metrics } from '../ports/metrics.ts'
+import type { CallContext, Duplex, Method, NetServer } from '../ports/net.ts'
+import { asBuffer, createDuplex } from './grpc-duplex.ts'
+import { addHealth, addReflection } from './grpc-reflection.ts'
+import { statusOf } from './grpc-status.ts'
+import { abortServerStream, attachWindows, processWindows, type ServerSessions, type WindowPool } from './grpc-windows.ts'
+
+/** Streams that one connection may have open; a client waits for one to end beyond that. */
+const streamsPerConnection = 256
+/** An idle connection is asked for a sign of life after this; one that never spoke HTTP/2 ends by it. */
+const keepaliveMs = 30_000
+const keepaliveTimeoutMs = 10_000
+
+/** A gRPC server: register methods, then listen. */
+export interface GrpcServer extends NetServer {
+  /** Binds `host:port` (port 0: any free one); resolves to the port. PORT_IN_USE, or USAGE for a bad address. */
+  listen(address: string): Promise<number>
+  /** What `grpc.health.v1` answers for the whole server. */
+  setServing(serving: boolean): void
+  /** Takes no new calls, waits up to `graceMs` for those that run, then breaks what is left. */
+  close(graceMs: number): Promise<void>
+}
+
+export interface GrpcServerOptions {
+  readonly log: Log
+  readonly metrics: Metrics
+  /** Receive windows to grant from; the process's own by default. */
+  readonly windows?: WindowPool
+  /** Paths of streams that carry bulk data to this server. */
+  readonly bulkPaths?: readonly string[]
+}
+
+const defaultBulkPaths = ['/holdfast.v1.Storage/Chunks', '/holdfast.v1.Raft/Snapshot']
+const identity = (bytes: Buffer): Buffer => bytes
+
+/** A context whose signal is made when somebody asks for it: most unary handlers never do. */
+class LazyContext implements CallContext {
+  readonly #peer: () => string
+  #controller: AbortController | undefined
+  #aborted = false
+
+  constructor(peer: () => string) {
+    this.#peer = peer
+  }
+
+  get peer(): string {
+    return this.#peer()
+  }
+
+  get signal(): AbortSignal {
+    if (this.#controller === undefined) {
+      this.#controller = new AbortController()
+      if (this.#aborted) this.#controller.abort()
+    }
+    return this.#controller.signal
+  }
+
+  abort(): void {
+    this.#aborted = true
+    this.#controller?.abort()
+  }
+}
+
+type UnaryCall = ServerUnaryCall<Buffer, Buffer>
+type StreamCall = ServerDuplexStream<Buffer, Buffer>
+
+function unaryHandler<QI, RI, QO, RO>(
+  method: Method<QI, RI, QO, RO>,
+  handler: (request: QI, context: CallContext) => Promise<RO>,
+  onFailure: (error: StoreError) => void,
+) {
+  return (call: UnaryCall, callback: sendUnaryData<Buffer>): void => {
+    const context = new LazyContext(() => call.getPeer())
+    let answered = false
+    call.on('cancelled', () => {
+      if (!answered) context.abort()
+    })
+    const run = async (): Promise<Buffer> => {
+      const reply = await handler(method.decodeRequest(call.request), context)
+      return asBuffer(method.encodeReply(reply))
+    }
+    run().then(
+      (reply) => {
+        answered = true
+        callback(null, reply)
+      },
+      (thrown: unknown) => {
+        answered = true
+        if (thrown instanceof AssertionError) throw thrown
+        const error = asStoreError(thrown, method.path)
+        onFailure(error)
+        callback(statusOf(error))
+      },
+    )
+  }
+}
+
+function streamHandler<QI, RI, QO, RO>(
+  method: Method<QI, RI, QO, RO>,
+  handler: (stream: Duplex<RO, QI>, context: CallContext) => void,
+  onFailure: (error: StoreError) => void,
+) {
+  return (call: StreamCall): void => {
+    const context = new LazyContext(() => call.getPeer())
+    const open = createDuplex<RO, QI>(
+      call,
+      { encode: (message) => method.encodeReply(message), decode: (bytes) => method.decodeRequest(bytes) },
+      {
+        abort: (error) => {
+          if (error.code === 'INTERNAL') onFailure(error)
+          abortServerStream(call, statusOf(error))
+          call.destroy()
+        },
+      },
+    )
+    let finished = false
+    call.on('finish', () => {
+      finished = true
+    })
+    call.on('close', () => {
+      context.abort()
+      const inOrder = open.ended() && finished
+      open.closed(inOrder ? undefined : new StoreError('CANCELLED', `${method.path}: the peer broke the stream`))
+    })
+    // Headers at once, so that the caller knows that it was taken.
+    call.sendMetadata(new Metadata())
+    try {
+      handler(open.duplex, context)
+    } catch (thrown) {
+      if (thrown instanceof AssertionError) throw thrown
+      open.duplex.destroy(asStoreError(thrown, method.path))
+    }
+  }
+}
+
+/** `host:port` with a numeric port, or USAGE. */
+export function checkAddress(address: string): { host: string; port: number } {
+  const match = /^(\[[0-9a-fA-F:.]+\]|[^:\s/]+):(\d{1,5})$/.exec(address)
+  const port = Number(match?.[2])
+  if (match === null || port > 65_535) {
+    throw new StoreError('USAGE', `address ${JSON.stringify(address.slice(0, 80))} is not host:port: give for example 127.0.0.1:7400`)
+  }
+  return { host: (match[1] as string).replace(/^\[|\]$/g, ''), port }
+}
+
+function bindError(error: Error, address: string): StoreError {
+  if (error.message.includes('EADDRINUSE')) {
+    return new StoreError('PORT_IN_USE', `listen on ${address}: the port is taken; stop what uses it or choose another`, {
+      cause: error,
+    })
+  }
+  const reason = /listen ([A-Z]+)/.exec(error.message)?.[1] ?? error.message.split('\n')[0]
+  return new StoreError('USAGE', `listen on ${address}: ${reason}; give an address of this machine`, { cause: error })
+}
+
+class GrpcServerDriver implements GrpcServer {
+  readonly #server: Server
+  readonly #options: GrpcServerOptions
+  readonly #health: { setServing(serving: boolean): void }
+  #sessions: ServerSessions | undefined
+
+  constructor(options: GrpcServerOptions) {
+    this.#options = options
+    // grpc-js writes some failures to stderr on its own; we report all of them as errors and log lines of ours.
+    setLogVerbosity(logVerbosity.NONE)
+    this.#server = new Server({
+      'grpc.max_receive_message_length': limits.messageBytesMax,
+      'grpc.max_send_message_length': limits.messageBytesMax,
+      'grpc.max_concurrent_streams': streamsPerConnection,
+      'grpc.keepalive_time_ms': keepaliveMs,
+      'grpc.keepalive_timeout_ms': keepaliveTimeoutMs,
+      'grpc.enable_channelz': 0,
+    })
+    this.#health = addHealth(this.#server)
+    addReflection(this.#server)
+  }
+
+  unary<QI, RI, QO, RO>(
+    method: Method<QI, RI, QO, RO>,
+    handler: (request: QI, context: CallContext) => Promise<RO>,
+  ): void {
+    const wrapped = unaryHandler(method, handler, (error) => this.#failed(method.path, error))
+    this.#server.register(method.path, wrapped, identity, identity, 'unary')
+  }
+
+  stream<QI, RI, QO, RO>(
+    method: Method<QI, RI, QO, RO>,
+    handler: (stream: Duplex<RO, QI>, context: CallContext) => void,
+  ): void {
+    const wrapped = streamHandler(method, handler, (error) => this.#failed(method.path, error))
+    this.#server.register(method.path, wrapped, identity, identity, 'bidi')
+  }
+
+  #failed(path: string, error: StoreError): void {
+    this.#options.metrics.count('holdfast_rpc_failures_total', 'Calls answered with an error.', 1, {
+      path,
+      code: error.code,
+    })
+    if (error.code !== 'INTERNAL') return
+    const cause = error.cause instanceof Error ? error.cause.stack : undefined
+    this.#options.log.error('call failed by a bug', { path, reason: error.message, cause })
+  }
+
+  async listen(address: string): Promise<number> {
+    checkAddress(address)
+    const port = await new Promise<number>((resolve, reject) => {
+      this.#server.bindAsync(address, ServerCredentials.createInsecure(), (error, bound) => {
+        if (error !== null) {
+          reject(bindError(error, address))
+          return
+        }
+        this.#takeOver()
+        resolve(bound)
+      })
+    })
+    return port
+  }
+
+  #takeOver(): void {
+    const { log, metrics, windows = processWindows, bulkPaths = defaultBulkPaths } = this.#options
+    this.#sessions = attachWindows(this.#server, new Set(bulkPaths), windows, (error) => {
+      metrics.count('holdfast_rpc_broken_connections_total', 'Connections that broke or did not speak HTTP/2.')
+      log.debug('connection broke', { reason: error.message })
+    })
+  }
+
+  setServing(serving: boolean): void {
+    this.#health.setServing(serving)
+  }
+
+  async close(graceMs: number): Promise<void> {
+    this.#health.setServing(false)
+    await new Promise<void>((resolve) => {
+      const timer = setTimeout(() => this.#sessions?.destroyAll(), graceMs)
+      this.#server.tryShutdown(() => {
+        clearTimeout(timer)
+        resolve()
+      })
+    })
+  }
+}
+
+/** A gRPC server with health and reflection, not yet listening. */
+export function createGrpcServer(options: GrpcServerOptions): GrpcServer {
+  return new GrpcServerDriver(options)
+}

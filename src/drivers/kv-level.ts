@@ -1,0 +1,148 @@
+/**
+ * The ordered key-value store port over LevelDB (package `level`).
+ *
+ * Facts this driver relies on, read in LevelDB's source and tested: a batch is one log record, so it is atomic; a write
+ * with `sync` fsyncs the log file; `compactRange` flushes the memtable first whatever the range is (db_impl.cc,
+ * CompactRange calls TEST_CompactMemTable), and its own failure is not returned but makes every later write fail, so
+ * that a synced write after `flush` confirms it. LevelDB locks its directory; a second process gets LOCKED.
+ * Read checksums are off in LevelDB as Node can open it: whoever stores a value here gives it its own checksum.
+ */
+
+import { mkdir, open as openFile, rm } from 'node:fs/promises'
+import { join } from 'node:path'
+import { Level } from 'level'
+import { emptyBytes } from '../base/bytes.ts'
+import { StoreError } from '../model/errors.ts'
+import type { Kv, KvEntry, KvFactory, KvOperation, KvRange, KvSnapshot } from '../ports/kv.ts'
+
+type Database = Level<Uint8Array, Uint8Array>
+type LevelSnapshot = ReturnType<Database['snapshot']>
+/** What the package's types leave out of what LevelDB offers. */
+interface Compacting {
+  compactRange(start: Uint8Array, end: Uint8Array, options: { keyEncoding: 'view' }): Promise<void>
+}
+
+/** Entries fetched from an iterator at once: amortizes the crossing into native code. */
+const iterateBatch = 128
+/** Bytes an iterator may hold: bounds the memory of a scan over large values. */
+const iterateBytesMax = 256 * 1024
+/** A key range that is empty in practice, for `flush`. */
+const flushRange = [new Uint8Array(16).fill(0xff), new Uint8Array(17).fill(0xff)] as const
+
+function rangeOptions(range: KvRange, snapshot: LevelSnapshot | undefined) {
+  return {
+    ...(range.gte === undefined ? {} : { gte: range.gte }),
+    ...(range.lt === undefined ? {} : { lt: range.lt }),
+    reverse: range.reverse ?? false,
+    limit: range.limit ?? -1,
+    highWaterMarkBytes: iterateBytesMax,
+    ...(snapshot === undefined ? {} : { snapshot }),
+  }
+}
+
+async function* iterateLevel(
+  db: Database,
+  range: KvRange,
+  snapshot: LevelSnapshot | undefined,
+  name: string,
+): AsyncGenerator<KvEntry> {
+  const iterator = db.iterator(rangeOptions(range, snapshot))
+  try {
+    for (;;) {
+      const entries = await guard(`read store ${name}`, () => iterator.nextv(iterateBatch))
+      if (entries.length === 0) return
+      for (const [key, value] of entries) yield { key, value: value ?? emptyBytes }
+    }
+  } finally {
+    await iterator.close()
+  }
+}
+
+/** Runs `work`; any failure becomes an IO error that says what was being done. */
+async function guard<T>(doing: string, work: () => Promise<T>): Promise<T> {
+  try {
+    return await work()
+  } catch (error) {
+    const cause = error instanceof Error ? (error.cause ?? error) : error
+    throw new StoreError('IO', `${doing}: ${cause instanceof Error ? cause.message : String(cause)}`, { cause: error })
+  }
+}
+
+function wrap(db: Database, name: string): Kv {
+  const snapshotOf = (snapshot: LevelSnapshot): KvSnapshot => ({
+    get: (key) => guard(`read store ${name}`, () => db.get<Uint8Array, Uint8Array>(key, { snapshot })),
+    iterate: (range) => iterateLevel(db, range, snapshot, name),
+    close: () => snapshot.close(),
+  })
+  return {
+    get: (key) => guard(`read store ${name}`, () => db.get(key)),
+    getSync: (key) => db.getSync(key),
+    batch: (operations: readonly KvOperation[], options) =>
+      guard(`write store ${name}`, () => db.batch([...operations], { sync: options.sync })),
+    iterate: (range) => iterateLevel(db, range, undefined, name),
+    snapshot: () => snapshotOf(db.snapshot()),
+    flush: () =>
+      guard(`flush store ${name}`, () =>
+        (db as unknown as Compacting).compactRange(flushRange[0], flushRange[1], { keyEncoding: 'view' }),
+      ),
+    close: () => guard(`close store ${name}`, () => db.close()),
+  }
+}
+
+function openError(error: unknown, name: string, location: string): StoreError {
+  const cause = error instanceof Error ? error.cause : undefined
+  const code = (cause as { code?: unknown } | undefined)?.code
+  const reason = cause instanceof Error ? cause.message : String(error)
+  if (code === 'LEVEL_LOCKED') {
+    return new StoreError('LOCKED', `open ${location}: another process has it; stop that one or use another directory`, {
+      cause: error,
+    })
+  }
+  if (code === 'LEVEL_CORRUPTION') {
+    return new StoreError('CORRUPT', `open store ${name} in ${location}: ${reason}; restore the directory or replace it`, {
+      cause: error,
+    })
+  }
+  return new StoreError('IO', `open store ${name} in ${location}: ${reason}`, { cause: error })
+}
+
+async function syncDirectory(directory: string): Promise<void> {
+  const handle = await openFile(directory, 'r')
+  try {
+    await handle.sync()
+  } finally {
+    await handle.close()
+  }
+}
+
+/** Stores below `directory`, one subdirectory each. */
+export function createLevelFactory(directory: string): KvFactory {
+  return {
+    open: async (name) => {
+      const location = join(directory, name)
+      try {
+        await mkdir(location, { recursive: true })
+        await syncDirectory(directory)
+      } catch (error) {
+        throw openError(error, name, location)
+      }
+      const db: Database = new Level(location, {
+        keyEncoding: 'view',
+        valueEncoding: 'view',
+        cacheSize: 16 * 1024 * 1024,
+        writeBufferSize: 8 * 1024 * 1024,
+      })
+      try {
+        await db.open()
+      } catch (error) {
+        throw openError(error, name, location)
+      }
+      return wrap(db, name)
+    },
+    destroy: (name) =>
+      guard(`remove store ${name}`, async () => {
+        await rm(join(directory, name), { recursive: true, force: true })
+        await syncDirectory(directory)
+      }),
+  }
+}

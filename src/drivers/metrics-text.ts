@@ -1,0 +1,135 @@
+/**
+ * The metrics port kept in memory and written as Prometheus text (exposition format 0.0.4).
+ *
+ * Bounded: at most `seriesMax` series; further label combinations are counted and dropped, because a label from a hostile
+ * or careless source must not grow memory. Families and series are written in name order, so that two scrapes compare.
+ */
+
+import { Histogram, latencyBounds } from '../base/histogram.ts'
+import type { Labels, Metrics } from '../ports/metrics.ts'
+
+const seriesMax = 5000
+
+type Kind = 'counter' | 'gauge' | 'histogram'
+
+interface Family {
+  readonly kind: Kind
+  readonly help: string
+  readonly values: Map<string, number>
+  readonly histograms: Map<string, Histogram>
+}
+
+/** Metrics that can be scraped. */
+export interface TextMetrics extends Metrics {
+  /** The whole page. */
+  render(): string
+  /** Called before every scrape, to set gauges that are cheap to compute and dear to keep. */
+  onScrape(handler: () => void): void
+}
+
+function escapeValue(value: string): string {
+  return value.replaceAll('\\', '\\\\').replaceAll('"', '\\"').replaceAll('\n', '\\n')
+}
+
+function labelText(labels: Labels | undefined): string {
+  if (labels === undefined) return ''
+  const names = Object.keys(labels).sort()
+  return names.map((name) => `${name}="${escapeValue(labels[name] ?? '')}"`).join(',')
+}
+
+function line(name: string, labels: string, value: number): string {
+  return `${name}${labels === '' ? '' : `{${labels}}`} ${value}\n`
+}
+
+function histogramLines(name: string, labels: string, histogram: Histogram): string {
+  const prefix = labels === '' ? '' : `${labels},`
+  let out = ''
+  let cumulative = 0
+  for (let i = 0; i < histogram.bounds.length; i++) {
+    cumulative += histogram.counts[i] ?? 0
+    out += line(`${name}_bucket`, `${prefix}le="${histogram.bounds[i]}"`, cumulative)
+  }
+  out += line(`${name}_bucket`, `${prefix}le="+Inf"`, histogram.count)
+  out += line(`${name}_sum`, labels, histogram.sum)
+  return out + line(`${name}_count`, labels, histogram.count)
+}
+
+class TextMetricsDriver implements TextMetrics {
+  readonly #families = new Map<string, Family>()
+  readonly #scrapeHandlers: (() => void)[] = []
+  #series = 0
+  #dropped = 0
+
+  #family(name: string, help: string, kind: Kind): Family {
+    let family = this.#families.get(name)
+    if (family === undefined) {
+      family = { kind, help, values: new Map(), histograms: new Map() }
+      this.#families.set(name, family)
+    }
+    return family
+  }
+
+  /** True when a new series may be kept. */
+  #admit(): boolean {
+    if (this.#series >= seriesMax) {
+      this.#dropped += 1
+      return false
+    }
+    this.#series += 1
+    return true
+  }
+
+  count(name: string, help: string, by = 1, labels?: Labels): void {
+    const { values } = this.#family(name, help, 'counter')
+    const key = labelText(labels)
+    const before = values.get(key)
+    if (before === undefined && !this.#admit()) return
+    values.set(key, (before ?? 0) + by)
+  }
+
+  gauge(name: string, help: string, value: number, labels?: Labels): void {
+    const { values } = this.#family(name, help, 'gauge')
+    const key = labelText(labels)
+    if (!values.has(key) && !this.#admit()) return
+    values.set(key, value)
+  }
+
+  observe(name: string, help: string, seconds: number, labels?: Labels): void {
+    const { histograms } = this.#family(name, help, 'histogram')
+    const key = labelText(labels)
+    let histogram = histograms.get(key)
+    if (histogram === undefined) {
+      if (!this.#admit()) return
+      histogram = new Histogram(latencyBounds)
+      histograms.set(key, histogram)
+    }
+    histogram.observe(seconds)
+  }
+
+  onScrape(handler: () => void): void {
+    this.#scrapeHandlers.push(handler)
+  }
+
+  render(): string {
+    for (const handler of this.#scrapeHandlers) handler()
+    let out = ''
+    for (const name of [...this.#families.keys()].sort()) {
+      const family = this.#families.get(name)
+      if (family === undefined) continue
+      out += `# HELP ${name} ${family.help.replaceAll('\\', '\\\\').replaceAll('\n', '\\n')}\n# TYPE ${name} ${family.kind}\n`
+      for (const key of [...family.values.keys()].sort()) out += line(name, key, family.values.get(key) ?? 0)
+      for (const key of [...family.histograms.keys()].sort()) {
+        const histogram = family.histograms.get(key)
+        if (histogram !== undefined) out += histogramLines(name, key, histogram)
+      }
+    }
+    out += '# HELP holdfast_metrics_dropped_total Observations dropped because there were too many series.\n'
+    out += '# TYPE holdfast_metrics_dropped_total counter\n'
+    return out + line('holdfast_metrics_dropped_total', '', this.#dropped)
+  }
+}
+
+/** Metrics in memory. */
+export function createTextMetrics(): TextMetrics {
+  return new TextMetricsDriver()
+}

@@ -1,0 +1,273 @@
+/**
+ * Calls to the metadata leader over one long-lived Session stream, pipelined and matched by id.
+ *
+ * Finds the leader by itself: NOT_LEADER names it, a broken or silent stream moves on to the next known address. A call
+ * is retried by the error table: elsewhere, later, or not at all. A write whose outcome is unknown is repeated only
+ * because it carries a commit id (or is harmless twice); `afterUnknown` settles the one question left, what a refusal
+ * means when an earlier attempt may have done the work.
+ *
+ * Invariants: every call settles: by its answer, its signal, or the retry time. At most `callsMax` wait for an answer.
+ */
+
+import { asStoreError, type ErrorCode, errorTable, StoreError } from '../model/errors.ts'
+import type { Env } from '../ports/env.ts'
+import { type SessionCall, metaMethods } from '../wire/methods.ts'
+import type { holdfast } from '../wire/messages.ts'
+import type { Duplex } from '../ports/net.ts'
+import { errorOfDetail } from './remote-errors.ts'
+import { RetryPace } from './retry.ts'
+import { abortReason, Scope, sleep } from './scope.ts'
+
+const callsMax = 4096
+/** Free redirects in a row before redirects wait like any retry. */
+const redirectsFree = 3
+const learnedMax = 16
+
+type Request<K extends SessionCall> = NonNullable<holdfast.v1.MetaRequest.$Properties[K]>
+type Reply<K extends SessionCall> = NonNullable<holdfast.v1.MetaReply[K]>
+
+export interface MetaTimes {
+  /** How long one call is retried. */
+  readonly retryMs: number
+  /** The same while no meta node has ever answered this client. */
+  readonly connectMs: number
+  /** Silence after which one attempt is given up and another node is asked. */
+  readonly attemptMs: number
+}
+
+export const metaTimesDefault: MetaTimes = { retryMs: 20_000, connectMs: 5_000, attemptMs: 4_000 }
+
+export interface MetaCallOptions<K extends SessionCall> {
+  readonly signal: AbortSignal
+  /**
+   * Called when the call is refused and an earlier attempt may have been carried out: the reply that the refusal stands
+   * for (a bucket that is gone was deleted), or undefined to throw it with an unknown outcome.
+   */
+  readonly afterUnknown?: (error: StoreError) => Reply<K> | undefined
+}
+
+interface Waiting {
+  readonly resolve: (reply: holdfast.v1.MetaReply) => void
+  readonly reject: (error: StoreError) => void
+}
+
+/** One stream to one address. */
+class Link {
+  readonly address: string
+  readonly #stream: Duplex<holdfast.v1.MetaRequest.$Properties, holdfast.v1.MetaReply>
+  readonly #waiting = new Map<number, Waiting>()
+  #nextCall = 1
+  #closed: StoreError | undefined
+  #retired = false
+  /** True once anything came back: the peer is there. */
+  answered = false
+
+  constructor(env: Env, address: string) {
+    this.address = address
+    this.#stream = env.net.open(address, metaMethods.session)
+    this.#stream.onMessage((reply) => this.#onReply(reply))
+    this.#stream.onEnd(() => this.#stream.end())
+    this.#stream.onClose((error) => {
+      this.#fail(error ?? new StoreError('UNAVAILABLE', `meta node ${address} closed the session: try another one`))
+    })
+  }
+
+  get closed(): boolean {
+    return this.#closed !== undefined
+  }
+
+  #onReply(reply: holdfast.v1.MetaReply): void {
+    this.answered = true
+    const waiting = this.#waiting.get(reply.call)
+    if (waiting === undefined) return // given up before its answer came
+    this.#waiting.delete(reply.call)
+    if (reply.error !== null && reply.error !== undefined) waiting.reject(errorOfDetail(reply.error))
+    else waiting.resolve(reply)
+    this.#endWhenIdle()
+  }
+
+  #fail(error: StoreError): void {
+    if (this.#closed !== undefined) return
+    this.#closed = error
+    const waiting = [...this.#waiting.values()]
+    this.#waiting.clear()
+    for (const one of waiting) one.reject(error)
+  }
+
+  call(body: holdfast.v1.MetaRequest.$Properties, signal: AbortSignal): Promise<holdfast.v1.MetaReply> {
+    if (signal.aborted) return Promise.reject(abortReason(signal))
+    if (this.#closed !== undefined) return Promise.reject(this.#closed)
+    if (this.#waiting.size >= callsMax) {
+      return Promise.reject(new StoreError('OVERLOADED', `${callsMax} metadata calls wait for an answer: make fewer at once`))
+    }
+    const call = this.#nextCall++
+    return new Promise((resolve, reject) => {
+      const onAbort = (): void => {
+        this.#waiting.delete(call)
+        reject(abortReason(signal))
+        this.#endWhenIdle()
+      }
+      const settle = (): void => signal.removeEventListener('abort', onAbort)
+      signal.addEventListener('abort', onAbort, { once: true })
+      this.#waiting.set(call, {
+        resolve: (reply) => {
+          settle()
+          resolve(reply)
+        },
+        reject: (error) => {
+          settle()
+          reject(error)
+        },
+      })
+      this.#stream.send({ ...body, call })
+    })
+  }
+
+  /** No new calls; ends the stream once those that wait are answered or given up. */
+  retire(): void {
+    this.#retired = true
+    this.#endWhenIdle()
+  }
+
+  #endWhenIdle(): void {
+    if (this.#retired && this.#waiting.size === 0 && this.#closed === undefined) this.destroy()
+  }
+
+  destroy(): void {
+    const error = new StoreError('CANCELLED', `the session with meta node ${this.address} was closed`)
+    this.#fail(error)
+    this.#stream.destroy(error)
+  }
+}
+
+/** True for failures that another attempt may overcome, without the caller's help. */
+function worthRetry(code: ErrorCode): boolean {
+  if (code === 'NO_SPACE' || code === 'NO_PLACEMENT' || code === 'CORRUPT' || code === 'DISK_FAILED') return false
+  const { retry } = errorTable[code]
+  return retry === 'now-elsewhere' || retry === 'after-delay'
+}
+
+export class MetaClient {
+  readonly #env: Env
+  readonly #seeds: readonly string[]
+  readonly #times: MetaTimes
+  readonly #pace: RetryPace
+  #order: readonly string[]
+  #at = 0
+  #link: Link | undefined
+  #everAnswered = false
+  #closed = false
+
+  /** `seeds`: addresses of meta nodes, at least one. */
+  constructor(env: Env, seeds: readonly string[], times: MetaTimes = metaTimesDefault) {
+    this.#env = env
+    this.#seeds = seeds
+    this.#times = times
+    this.#pace = new RetryPace(env.entropy)
+    this.#order = seeds
+  }
+
+  /** Makes one call and gives its answer. */
+  async call<K extends SessionCall>(kind: K, request: Request<K>, options: MetaCallOptions<K>): Promise<Reply<K>> {
+    const { clock } = this.#env
+    const startMs = clock.monotonicMs()
+    let unknown = false
+    let redirects = 0
+    for (let attempt = 1; ; attempt++) {
+      if (options.signal.aborted) throw abortReason(options.signal)
+      if (this.#closed) throw new StoreError('CANCELLED', `${kind}: the connection was closed by the caller`)
+      const link = this.#current()
+      const answer = await this.#attempt(link, kind, request, options.signal)
+      if (answer.ok) return answer.reply
+      const { error } = answer
+      if (options.signal.aborted) throw error
+      if (!worthRetry(error.code)) {
+        if (!unknown) throw error
+        const settled = options.afterUnknown?.(error)
+        if (settled !== undefined) return settled
+        throw new StoreError(error.code, error.message, { cause: error, details: error.details, outcome: 'unknown' })
+      }
+      if (error.outcome === 'unknown') unknown = true
+      const hinted = this.#moveOn(link, error)
+      const limitMs = this.#everAnswered ? this.#times.retryMs : this.#times.connectMs
+      if (clock.monotonicMs() - startMs >= limitMs) throw this.#exhausted(kind, error, unknown, limitMs)
+      if (hinted && redirects++ < redirectsFree) continue
+      await sleep(clock, this.#pace.delayMs(attempt, error.details.retryAfterMs), options.signal)
+    }
+  }
+
+  async #attempt<K extends SessionCall>(
+    link: Link,
+    kind: K,
+    request: Request<K>,
+    signal: AbortSignal,
+  ): Promise<{ ok: true; reply: Reply<K> } | { ok: false; error: StoreError }> {
+    // A node that never answered is given less time: most likely it is not there.
+    const timeoutMs = link.answered ? this.#times.attemptMs : this.#times.attemptMs / 2
+    const scope = new Scope(this.#env.clock, { signal, timeoutMs }, `ask meta node ${link.address}`)
+    try {
+      const reply = await link.call({ [kind]: request }, scope.signal)
+      this.#everAnswered = true
+      this.#pace.succeeded()
+      const body = reply[kind] as Reply<K> | null | undefined
+      if (body === null || body === undefined) {
+        return { ok: false, error: new StoreError('INTERNAL', `${kind}: meta node ${link.address} answered something else`) }
+      }
+      return { ok: true, reply: body }
+    } catch (error) {
+      const failure = asStoreError(error, kind)
+      if (link.answered) this.#everAnswered = true
+      return { ok: false, error: failure }
+    } finally {
+      scope.close()
+    }
+  }
+
+  #current(): Link {
+    if (this.#link?.closed === true) this.#link = undefined
+    this.#link ??= new Link(this.#env, this.#order[this.#at] as string)
+    return this.#link
+  }
+
+  /** Leaves `link` for where `error` says the leader is, or for the next address. True when the error named one. */
+  #moveOn(link: Link, error: StoreError): boolean {
+    if (error.code === 'OVERLOADED') return false
+    // Another call that shared the link may have moved on already.
+    if (this.#link !== link && this.#link !== undefined) return true
+    link.retire()
+    this.#link = undefined
+    const hints = error.code === 'NOT_LEADER' ? (error.details.leader ?? []).slice(0, learnedMax) : []
+    if (hints.length > 0 && !hints.includes(link.address)) {
+      this.#order = [...hints, ...this.#seeds.filter((seed) => !hints.includes(seed))]
+      this.#at = 0
+      return true
+    }
+    this.#at = (this.#at + 1) % this.#order.length
+    return false
+  }
+
+  #exhausted(kind: string, error: StoreError, unknown: boolean, limitMs: number): StoreError {
+    const outcome = unknown ? 'unknown' : 'definite'
+    const asked = this.#seeds.join(', ')
+    if (!this.#everAnswered) {
+      return new StoreError('UNAVAILABLE', `no meta node answers at ${asked}: is the cluster running? check --meta or run "holdfast up"`, {
+        cause: error,
+        outcome,
+      })
+    }
+    if (error.code === 'NOT_LEADER' || error.code === 'NO_QUORUM' || error.code === 'UNAVAILABLE') {
+      return new StoreError(
+        'NO_QUORUM',
+        `${kind}: no meta node leads (asked ${asked} for ${Math.round(limitMs / 1000)} s): a majority of them must be up`,
+        { cause: error, outcome },
+      )
+    }
+    return new StoreError(error.code, error.message, { cause: error, details: error.details, outcome })
+  }
+
+  close(): void {
+    this.#closed = true
+    this.#link?.destroy()
+    this.#link = undefined
+  }
+}

@@ -1,0 +1,291 @@
+/**
+ * The words users of the SDK program against: options, results and the `Store` itself (INTERFACE contract).
+ *
+ * Invariants: every call takes an AbortSignal and a time limit; every failure is a StoreError; sizes are bytes, times are
+ * milliseconds since 1970 UTC unless the name says otherwise.
+ */
+
+import type { ByteRange } from '../core/object/range.ts'
+import type { DiskState, Health, Mode, ReplicaState, WriteConcern } from '../model/words.ts'
+
+export type { ByteRange } from '../core/object/range.ts'
+export type { WriteConcern } from '../model/words.ts'
+
+/** Limits of one call. */
+export interface CallLimits {
+  /** Gives the call up: it rejects with CANCELLED. */
+  readonly signal?: AbortSignal | undefined
+  /** Most time for the whole call, retries included: it rejects with TIMEOUT. Without it only stalls end a call. */
+  readonly timeoutMs?: number | undefined
+}
+
+/** A source that fills buffers it is given; the cheapest body, for it copies nothing. */
+export interface FillSource {
+  /** Writes the next bytes to the start of `into`; resolves to their number, 0 at the end. */
+  fill(into: Uint8Array): Promise<number>
+}
+
+/** What `getReader` of a web stream gives, as far as it is used here. */
+export interface WebReader {
+  read(): Promise<{ done: boolean; value?: Uint8Array | undefined }>
+  cancel(reason?: unknown): Promise<void>
+  releaseLock(): void
+}
+
+/** A web ReadableStream of bytes. */
+export interface WebStream {
+  getReader(): WebReader
+}
+
+/** A web Blob or File. */
+export interface BlobLike {
+  readonly size: number
+  stream(): WebStream
+}
+
+/** A body that is read once. Node's Readable is an AsyncIterable. */
+export type StreamBody = AsyncIterable<Uint8Array | string> | Iterable<Uint8Array | string> | WebStream | FillSource
+
+/**
+ * A body to store. Bytes, text, blobs and functions can be read again, so a put that lost its lease starts over by
+ * itself; streams are read once. Bytes must not be changed before the call settles.
+ */
+export type Body = Uint8Array | string | BlobLike | StreamBody | (() => StreamBody)
+
+/** Conditions on the version being replaced or deleted; CONDITION_FAILED when they do not hold. */
+export interface Conditions {
+  /** The key must not exist. */
+  readonly ifAbsent?: boolean | undefined
+  /** The key must exist with this etag or this version. */
+  readonly ifMatch?: string | number | undefined
+}
+
+export interface PutOptions extends CallLimits, Conditions {
+  /** Copies of each chunk, 1 to 8. Default 3. */
+  readonly replicas?: number | undefined
+  /** When the write is acknowledged. Default quorum. */
+  readonly write?: WriteConcern | undefined
+  /** MIME type. Default application/octet-stream. */
+  readonly contentType?: string | undefined
+  /** The user's own metadata, at most 8 KiB. */
+  readonly metadata?: Readonly<Record<string, string>> | undefined
+  /** Size when it is known: a body of another size is refused, and small objects need less memory. */
+  readonly size?: number | undefined
+  /** Called with the bytes that are safely stored so far. */
+  readonly onProgress?: ((bytes: number) => void) | undefined
+}
+
+export interface GetOptions extends CallLimits {
+  /** First and last byte wanted, inclusive. */
+  readonly range?: ByteRange | undefined
+}
+
+/** One version of an object. */
+export interface ObjectEntry {
+  readonly bucket: string
+  readonly key: string
+  readonly size: number
+  /** 16 hex digits, from the content. */
+  readonly etag: string
+  /** Rises with every change of the key. */
+  readonly version: number
+  readonly modifiedMs: number
+  readonly contentType: string
+  /** Number of chunks. */
+  readonly chunks: number
+}
+
+/** What a put or a copy answers. */
+export interface PutResult extends ObjectEntry {
+  /** Least number of durable copies over the chunks; 0 for an object without new chunks. */
+  readonly durable: number
+}
+
+/** An entry of a list: an object, or with a delimiter a common prefix of several. */
+export type ListEntry = (ObjectEntry & { readonly isPrefix: false }) | { readonly isPrefix: true; readonly bucket: string; readonly key: string }
+
+export interface ListOptions extends CallLimits {
+  readonly prefix?: string | undefined
+  /** Only keys after this one. */
+  readonly after?: string | undefined
+  /** "/" folds keys below a "/" into one prefix entry. */
+  readonly delimiter?: string | undefined
+}
+
+export interface BucketEntry {
+  readonly name: string
+  readonly createdMs: number
+  readonly objects: number
+  readonly bytes: number
+}
+
+export interface ReplicaEntry {
+  readonly node: string
+  readonly disk: number
+  readonly state: ReplicaState
+}
+
+export interface ChunkEntry {
+  /** 16 hex digits. */
+  readonly id: string
+  readonly size: number
+  /** 16 hex digits. */
+  readonly root: string
+  readonly replicas: readonly ReplicaEntry[]
+}
+
+/** An object with its metadata and the places of its chunks. */
+export interface ObjectDetails extends Omit<ObjectEntry, 'chunks'> {
+  readonly metadata: Readonly<Record<string, string>>
+  readonly chunks: readonly ChunkEntry[]
+}
+
+export interface ChunkDetails extends ChunkEntry {
+  /** Copies wanted. */
+  readonly copies: number
+  /** Objects that refer to it. */
+  readonly references: number
+  readonly pinned: boolean
+}
+
+/** An opened object: its record, and its bytes, each verified before it is given out. */
+export interface StoredObject extends ObjectEntry {
+  readonly metadata: Readonly<Record<string, string>>
+  /** Bytes that `stream` will give: the size, or the length of the range. */
+  readonly length: number
+  /** The bytes in order, read ahead in bounded memory. Leaving the loop stops the read. Can be called again. */
+  stream(): AsyncGenerator<Uint8Array, void, void>
+  /** All bytes at once. */
+  bytes(): Promise<Uint8Array>
+  /** All bytes as UTF-8 text. */
+  text(): Promise<string>
+}
+
+/** One operation of an atomic commit. */
+export type CommitOperation =
+  | { readonly put: { readonly bucket: string; readonly key: string; readonly body: Body } & Omit<PutOptions, keyof CallLimits> }
+  | { readonly delete: { readonly bucket: string; readonly key: string } & Pick<Conditions, 'ifMatch'> }
+  | {
+      readonly copy: {
+        readonly fromBucket: string
+        readonly fromKey: string
+        readonly bucket: string
+        readonly key: string
+      } & Conditions
+    }
+
+export interface ChunkPutOptions extends CallLimits {
+  readonly replicas?: number | undefined
+  readonly write?: WriteConcern | undefined
+}
+
+export interface StatusDisk {
+  readonly id: string
+  readonly number: number
+  readonly state: DiskState
+  readonly capacityBytes: number
+  readonly usedBytes: number
+  readonly chunks: number
+  readonly reconciled: boolean
+}
+
+export interface StatusNode {
+  readonly id: string
+  readonly address: string
+  readonly zone: string
+  readonly health: Health
+  readonly mode: Mode
+  readonly silentMs: number
+  readonly disks: readonly StatusDisk[]
+}
+
+export interface StatusMeta {
+  readonly id: string
+  readonly address: string
+  readonly role: 'leader' | 'follower' | 'learner' | 'witness'
+  readonly reachable: boolean
+  readonly term: number
+  readonly applied: number
+}
+
+/** The state of the cluster, verdict first. */
+export interface ClusterStatus {
+  readonly verdict: string
+  /** One line for people. */
+  readonly summary: string
+  readonly codes: readonly { readonly code: string; readonly severity: string; readonly summary: string }[]
+  /** Nodes that may fail now, any of them, without loss of data. */
+  readonly canLose: number
+  readonly clusterId: string
+  readonly clusterVersion: number
+  readonly objects: number
+  readonly bytes: number
+  readonly meta: readonly StatusMeta[]
+  readonly nodes: readonly StatusNode[]
+  readonly chunks: {
+    readonly total: number
+    readonly full: number
+    readonly degraded: number
+    readonly lastCopy: number
+    readonly lost: number
+  }
+  readonly repair: {
+    readonly queue: Readonly<Record<string, number>>
+    readonly running: number
+    readonly parked: Readonly<Record<string, number>>
+    readonly bytesPerSecond: number
+    readonly etaSeconds: number
+    readonly repaired: number
+    readonly repairedBytes: number
+  }
+  readonly corruptions: readonly {
+    readonly chunk: string
+    readonly node: string
+    readonly disk: number
+    readonly foundMs: number
+    readonly finding: string
+    readonly repaired: boolean
+  }[]
+}
+
+export interface Chunks {
+  /** Stores one chunk of 1 byte to 8 MiB, pinned until `rm`; resolves to its id. */
+  put(bytes: Uint8Array, options?: ChunkPutOptions): Promise<string>
+  get(id: string, options?: GetOptions): Promise<Uint8Array>
+  stat(id: string, options?: CallLimits): Promise<ChunkDetails>
+  /** Drops the pin. CONDITION_FAILED while objects refer to the chunk. */
+  rm(id: string, options?: CallLimits): Promise<void>
+}
+
+export interface Buckets {
+  create(name: string, options?: CallLimits): Promise<BucketEntry>
+  /** CONDITION_FAILED while it has objects. */
+  delete(name: string, options?: CallLimits): Promise<void>
+  list(options?: CallLimits): Promise<BucketEntry[]>
+}
+
+export interface Admin {
+  status(options?: CallLimits): Promise<ClusterStatus>
+}
+
+/** A connection to one cluster. */
+export interface Store {
+  put(bucket: string, key: string, body: Body, options?: PutOptions): Promise<PutResult>
+  get(bucket: string, key: string, options?: GetOptions): Promise<StoredObject>
+  stat(bucket: string, key: string, options?: CallLimits): Promise<ObjectDetails>
+  delete(bucket: string, key: string, options?: CallLimits & Pick<Conditions, 'ifMatch'>): Promise<void>
+  list(bucket: string, options?: ListOptions): AsyncGenerator<ListEntry, void, void>
+  /** Copies by reference: no byte moves. */
+  copy(
+    from: { readonly bucket: string; readonly key: string },
+    to: { readonly bucket: string; readonly key: string },
+    options?: CallLimits & Conditions,
+  ): Promise<PutResult>
+  /** All operations or none; at most 128, no key twice. A result for each, in order; undefined for a delete. */
+  commit(operations: readonly CommitOperation[], options?: CallLimits): Promise<(PutResult | undefined)[]>
+  readonly buckets: Buckets
+  readonly chunks: Chunks
+  readonly admin: Admin
+  /** Lets stragglers finish (2 s at most), gives the writer lease back and closes every connection. */
+  close(): Promise<void>
+}

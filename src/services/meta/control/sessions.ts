@@ -1,0 +1,266 @@
+/**
+ * Attached storage nodes: registration, heartbeats, and the one live stream per node that orders go out on.
+ *
+ * A stream's first message is Register; the node is known once its registration is committed. A second stream of the
+ * same node takes the place of the first. Nothing that comes on a stream is believed before its registration, and
+ * fields are checked here, at the door.
+ */
+
+import { asStoreError, StoreError } from '../../../model/errors.ts'
+import { type DiskNumber, isHexId, isNodeId, type NodeId } from '../../../model/ids.ts'
+import { type DiskState, diskStates } from '../../../model/words.ts'
+import { hexId, nameOf, safeCounter } from '../../../wire/checks.ts'
+import type { holdfast } from '../../../wire/messages.ts'
+import { type NodeStream, Orders } from './orders.ts'
+import { notLeader, type Term } from './term.ts'
+
+export interface SessionDisk {
+  readonly id: string
+  readonly number: DiskNumber
+  readonly generation: number
+}
+
+export interface Session {
+  readonly node: NodeId
+  readonly incarnation: string
+  /** In the order of Register and of every heartbeat. */
+  readonly disks: readonly SessionDisk[]
+  readonly orders: Orders
+}
+
+/** What a heartbeat said, checked. */
+export interface HeartbeatFacts {
+  readonly inflightBytes: number
+  readonly disks: readonly {
+    readonly number: DiskNumber
+    readonly generation: number
+    readonly state: DiskState
+    readonly capacityBytes: number
+    readonly usedBytes: number
+    readonly chunks: number
+  }[]
+  readonly corrupt: readonly { readonly chunk: number; readonly disk: DiskNumber; readonly finding: string }[]
+}
+
+export interface SessionEvents {
+  attached(session: Session): void
+  heard(session: Session): void
+  /** The answer to the heartbeat is sent when the promise resolves, and not at all when it rejects. */
+  heartbeat(session: Session, facts: HeartbeatFacts): Promise<void> | undefined
+  lost(session: Session, orderly: boolean): void
+}
+
+const disksPerNodeMax = 256
+const findingBytesMax = 500
+
+export class Sessions {
+  readonly #term: Term
+  readonly #events: SessionEvents
+  readonly #byNode = new Map<NodeId, Session>()
+  readonly #byDisk = new Map<DiskNumber, Session>()
+  readonly #streams = new Set<NodeStream>()
+  #orders = 0
+
+  constructor(term: Term, events: SessionEvents) {
+    this.#term = term
+    this.#events = events
+  }
+
+  of(node: NodeId): Session | undefined {
+    return this.#byNode.get(node)
+  }
+
+  /** The session of the node that holds the disk, when it is attached. */
+  ofDisk(disk: DiskNumber): Session | undefined {
+    return this.#byDisk.get(disk)
+  }
+
+  /** Takes a new stream. */
+  accept(stream: NodeStream): void {
+    let session: Session | undefined
+    let registering = false
+    let orderly = false
+    this.#streams.add(stream)
+    stream.onDrain(() => undefined)
+    stream.onEnd(() => stream.end())
+    stream.onClose((error) => {
+      this.#streams.delete(stream)
+      if (session !== undefined) this.#lost(session, orderly, error)
+    })
+    stream.onMessage((message) => {
+      if (session !== undefined) {
+        if (message.goodbye) orderly = true
+        this.#message(session, stream, message)
+      } else if (message.register && !registering) {
+        registering = true
+        this.#register(stream, message.register)
+          .then((made) => {
+            session = made
+          })
+          .catch((error: unknown) => stream.destroy(asStoreError(error, 'register a storage node')))
+      } else if (!registering) {
+        stream.destroy(new StoreError('INVALID_ARGUMENT', 'attach: the first message must be Register'))
+      }
+    })
+  }
+
+  /** Ends the session of a node that was fenced, so that it registers again. */
+  fence(node: NodeId, reason: string): void {
+    this.#byNode.get(node)?.orders.close(new StoreError('FENCED', `node ${node} must register again: ${reason}`))
+  }
+
+  /** The term is over. */
+  end(): void {
+    const error = notLeader(this.#term.replicator)
+    for (const session of [...this.#byNode.values()]) session.orders.gone(error)
+    for (const stream of [...this.#streams]) stream.destroy(error)
+    this.#byNode.clear()
+    this.#byDisk.clear()
+  }
+
+  async #register(stream: NodeStream, request: holdfast.v1.Register): Promise<Session> {
+    this.#term.check()
+    if (request.termSeen > this.#term.number) throw notLeader(this.#term.replicator)
+    const cluster = await this.#term.queries.cluster()
+    if (cluster === undefined) throw notLeader(this.#term.replicator)
+    if (request.clusterId !== '' && request.clusterId !== cluster.clusterId) {
+      throw new StoreError(
+        'WRONG_CLUSTER',
+        `node ${request.node} belongs to cluster ${request.clusterId}, this one is ${cluster.clusterId}: check --meta and the disks`,
+      )
+    }
+    if (request.versionMax < cluster.version) {
+      throw new StoreError(
+        'INCOMPATIBLE_VERSION',
+        `node ${request.node} supports version ${request.versionMax}, the cluster runs ${cluster.version}: upgrade it`,
+      )
+    }
+    const proposal = registration(request)
+    const reply = await this.#term.propose(proposal)
+    if (!reply.ok) throw new StoreError(reply.code, reply.message)
+    if (reply.kind !== 'registered') throw new StoreError('INTERNAL', 'registerNode was answered by another reply')
+    this.#term.check()
+    if (!this.#streams.has(stream)) throw new StoreError('CANCELLED', `node ${request.node} went away`)
+    const orders = new Orders(this.#term, request.node, stream, () => ++this.#orders)
+    const { node, incarnation } = request
+    const session: Session = { node, incarnation, disks: [...reply.disks], orders }
+    this.#enter(session)
+    stream.send({
+      term: this.#term.number,
+      registered: {
+        clusterId: cluster.clusterId,
+        disks: reply.disks.map((disk) => ({ ...disk })),
+        clusterVersion: cluster.version,
+      },
+    })
+    this.#events.attached(session)
+    return session
+  }
+
+  #enter(session: Session): void {
+    const before = this.#byNode.get(session.node)
+    if (before !== undefined) {
+      this.#term.log.info('node attached again, its older stream ends', { node: session.node })
+      for (const disk of before.disks) this.#byDisk.delete(disk.number)
+    }
+    this.#byNode.set(session.node, session)
+    for (const disk of session.disks) this.#byDisk.set(disk.number, session)
+    before?.orders.close(new StoreError('FENCED', `node ${session.node} attached again on another stream`))
+  }
+
+  #lost(session: Session, orderly: boolean, error: StoreError | undefined): void {
+    session.orders.gone(error ?? new StoreError('UNAVAILABLE', 'its stream ended'))
+    if (this.#byNode.get(session.node) !== session) return
+    this.#byNode.delete(session.node)
+    for (const disk of session.disks) this.#byDisk.delete(disk.number)
+    if (!this.#term.over) this.#events.lost(session, orderly)
+  }
+
+  #message(session: Session, stream: NodeStream, message: holdfast.v1.NodeMessage): void {
+    if (this.#byNode.get(session.node) !== session) return
+    this.#events.heard(session)
+    try {
+      if (message.heartbeat) this.#heartbeat(session, stream, message.heartbeat)
+      else if (message.result) session.orders.onResult(message.result)
+      else if (message.report) session.orders.onReport(message.report)
+    } catch (error) {
+      session.orders.close(asStoreError(error, `message of node ${session.node}`))
+    }
+  }
+
+  #heartbeat(session: Session, stream: NodeStream, heartbeat: holdfast.v1.Heartbeat): void {
+    const waits = this.#events.heartbeat(session, heartbeatFacts(session, heartbeat))
+    const answer = (): void => {
+      if (this.#byNode.get(session.node) !== session) return
+      const meta = this.#term.config.peers.map((peer) => peer.address)
+      stream.send({ term: this.#term.number, beat: { sequence: heartbeat.sequence, meta } })
+    }
+    if (waits === undefined) answer()
+    else waits.then(answer).catch((error: unknown) => this.#term.report('findings of a heartbeat', error))
+  }
+}
+
+function heartbeatFacts(session: Session, heartbeat: holdfast.v1.Heartbeat): HeartbeatFacts {
+  const disks: HeartbeatFacts['disks'][number][] = []
+  for (const [index, report] of heartbeat.disks.entries()) {
+    const disk = session.disks[index]
+    if (disk === undefined) break
+    disks.push({ number: disk.number, generation: disk.generation, ...diskFacts(report) })
+  }
+  const own = new Set(session.disks.map((disk) => disk.number))
+  const corrupt = heartbeat.corrupt
+    .filter((found) => own.has(found.disk) && Number.isSafeInteger(found.chunk) && found.chunk > 0)
+    .map((found) => ({ chunk: found.chunk, disk: found.disk, finding: found.finding.slice(0, findingBytesMax) }))
+  return { inflightBytes: safeCounter(heartbeat.inflightBytes, 'inflight_bytes'), disks, corrupt }
+}
+
+function diskFacts(report: holdfast.v1.DiskReport): {
+  state: DiskState
+  capacityBytes: number
+  usedBytes: number
+  chunks: number
+} {
+  return {
+    state: nameOf(report.state, diskStates, 'state'),
+    capacityBytes: safeCounter(report.capacityBytes, 'capacity_bytes'),
+    usedBytes: safeCounter(report.usedBytes, 'used_bytes'),
+    chunks: safeCounter(report.chunks, 'chunks'),
+  }
+}
+
+function registration(request: holdfast.v1.Register): {
+  kind: 'registerNode'
+  node: NodeId
+  addresses: string[]
+  zone: string
+  incarnation: string
+  disks: { id: string; state: DiskState; capacityBytes: number; usedBytes: number }[]
+} {
+  if (!isNodeId(request.node)) {
+    throw new StoreError('INVALID_ARGUMENT', 'register: the node id is not valid: use a-z, 0-9, ".", "_" and "-"')
+  }
+  if (request.addresses.length === 0 || request.addresses.length > 8) {
+    throw new StoreError('INVALID_ARGUMENT', `register ${request.node}: give 1 to 8 addresses`)
+  }
+  if (request.zone === '' || request.zone.length > 63) {
+    throw new StoreError('INVALID_ARGUMENT', `register ${request.node}: give a zone of 1 to 63 characters`)
+  }
+  const ids = new Set(request.disks.map((disk) => disk.id))
+  if (ids.size !== request.disks.length || ids.size === 0 || ids.size > disksPerNodeMax) {
+    throw new StoreError('INVALID_ARGUMENT', `register ${request.node}: give 1 to ${disksPerNodeMax} different disks`)
+  }
+  if (!request.disks.every((disk) => isHexId(disk.id))) {
+    throw new StoreError('INVALID_ARGUMENT', `register ${request.node}: a disk id is not 32 hex digits`)
+  }
+  return {
+    kind: 'registerNode',
+    node: request.node,
+    addresses: [...request.addresses],
+    zone: request.zone,
+    incarnation: hexId(request.incarnation, 'incarnation'),
+    disks: request.disks.map((disk) => {
+      const { state, capacityBytes, usedBytes } = diskFacts(disk)
+      return { id: disk.id, state, capacityBytes, usedBytes }
+    }),
+  }
+}

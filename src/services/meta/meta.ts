@@ -1,0 +1,148 @@
+/**
+ * A meta node: the state machine, the replicator that feeds it, the controllers that work while it leads, and the Meta
+ * service in front. This file only joins them and orders their start and stop.
+ *
+ * A new leader of a fresh cluster first proposes `found`; then the controllers take office. A node whose replicator
+ * cannot go on serves nothing any more and says why once.
+ */
+
+import type { MetaConfig } from '../../config/types.ts'
+import { encodeCommand } from '../../core/meta/commands.ts'
+import { asStoreError } from '../../model/errors.ts'
+import type { Env } from '../../ports/env.ts'
+import type { NetServer } from '../../ports/net.ts'
+import { type Control, createControl } from './control/control.ts'
+import { createCalls } from './handlers.ts'
+import { commandVersion, createMachine, type MetaMachine } from './machine.ts'
+import { createReplicator, type MetaStores, type RaftReplicator } from './raft-host.ts'
+import { type MetaService, serveMeta } from './serve.ts'
+import type { ReplicatorStatus } from './types.ts'
+
+/** Calls in flight may end for so long before a stop goes on without them. */
+const drainMs = 2_000
+const foundRetryMs = 200
+
+/** One meta node. `bind`, then `start`, then `stop`. */
+export interface MetaNode {
+  /** Registers all services of the node. */
+  bind(server: NetServer): void
+  /** Opens the state and joins the cluster (forms it, the first time); resolves when the node takes part. */
+  start(): Promise<void>
+  /** Refuses new calls, hands leadership over, closes the state. */
+  stop(): Promise<void>
+  /** True while the node can answer or say who can. */
+  ready(): boolean
+  status(): ReplicatorStatus
+  /** Index and digest of what is applied here: equal on all nodes at equal index. */
+  applied(): { readonly index: number; readonly digest: number }
+  /** Called once when the node cannot go on. */
+  onFatal(handler: (reason: Error) => void): void
+}
+
+/** Puts a meta node together; touches nothing before `start`. */
+export function createMetaNode(env: Env, stores: MetaStores, config: MetaConfig): MetaNode {
+  return new Node(env, stores, config)
+}
+
+class Node implements MetaNode {
+  readonly #env: Env
+  readonly #machine: MetaMachine
+  readonly #replicator: RaftReplicator
+  readonly #control: Control
+  #service: MetaService | undefined
+  #started = false
+  #stopping = false
+  #fatal = false
+  /** Term in which this node leads. */
+  #leads: number | undefined
+
+  constructor(env: Env, stores: MetaStores, config: MetaConfig) {
+    this.#env = env
+    this.#machine = createMachine(stores)
+    this.#replicator = createReplicator(env, stores, this.#machine, config)
+    this.#control = createControl(env, { replicator: this.#replicator, queries: this.#machine.queries }, config)
+    this.#replicator.onApplied((index, results) => this.#control.onApplied(index, results))
+    this.#replicator.onLeadership((term) => this.#onLeadership(term))
+    this.#replicator.onFatal(() => {
+      this.#fatal = true
+    })
+  }
+
+  bind(server: NetServer): void {
+    const deps = { env: this.#env, machine: this.#machine, replicator: this.#replicator, control: this.#control }
+    this.#service = serveMeta(server, createCalls(deps), this.#env)
+    this.#replicator.bind(server)
+    this.#control.bind(server)
+  }
+
+  async start(): Promise<void> {
+    await this.#machine.open()
+    await this.#replicator.start()
+    this.#started = true
+  }
+
+  async stop(): Promise<void> {
+    this.#stopping = true
+    const drained = this.#service?.drain() ?? Promise.resolve()
+    await Promise.race([drained, this.#delay(drainMs)])
+    await this.#control.stop()
+    await this.#replicator.stop()
+    await this.#machine.close()
+  }
+
+  ready(): boolean {
+    return this.#started && !this.#stopping && !this.#fatal && this.status().leader !== undefined
+  }
+
+  status(): ReplicatorStatus {
+    return this.#replicator.status()
+  }
+
+  applied(): { readonly index: number; readonly digest: number } {
+    return { index: this.#machine.appliedIndex(), digest: this.#machine.digest() }
+  }
+
+  onFatal(handler: (reason: Error) => void): void {
+    this.#replicator.onFatal(handler)
+  }
+
+  #onLeadership(term: number | undefined): void {
+    this.#leads = term
+    if (term === undefined) {
+      this.#control.resign()
+      return
+    }
+    this.#found(term).then(
+      () => {
+        if (this.#leads === term) this.#control.become(term)
+      },
+      (error: unknown) => {
+        const reason = asStoreError(error, 'take office').message
+        this.#env.log.warn('leader could not take office', { term, reason })
+      },
+    )
+  }
+
+  /** Makes the cluster record of a fresh cluster; returns when it is there or this node leads no more. */
+  async #found(term: number): Promise<void> {
+    while (this.#leads === term && (await this.#machine.queries.cluster()) === undefined) {
+      const clusterId = this.#replicator.clusterId()
+      if (clusterId !== undefined) {
+        const nowMs = this.#env.clock.wallMs()
+        const command = encodeCommand({ kind: 'found', nowMs, clusterId, version: commandVersion })
+        const done = await this.#replicator.propose(command).then(
+          () => true,
+          () => false,
+        )
+        if (done) return
+      }
+      await this.#delay(foundRetryMs)
+    }
+  }
+
+  #delay(delayMs: number): Promise<void> {
+    return new Promise((resolve) => {
+      this.#env.clock.after(delayMs, resolve)
+    })
+  }
+}

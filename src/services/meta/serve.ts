@@ -1,0 +1,171 @@
+/**
+ * The Meta service on the network: binds the table of calls to unary methods and to the Session stream, with one bound on
+ * calls in flight over all of them, a drain for an orderly stop, and counters.
+ *
+ * A session whose client does not take its replies is paused, so replies wait in the client's window and not here.
+ */
+
+import { asStoreError, StoreError } from '../../model/errors.ts'
+import type { Duplex, Method, NetServer } from '../../ports/net.ts'
+import type { Env } from '../../ports/env.ts'
+import type { holdfast } from '../../wire/messages.ts'
+import { metaMethods, type SessionCall } from '../../wire/methods.ts'
+import type { MetaCalls } from './handlers.ts'
+
+/** Calls in flight over all clients: about 100 MB if all were the largest commit. */
+export const callsMax = 4_096
+/** Calls in flight on one session. */
+const sessionCallsMax = 1_024
+const overloadedRetryMs = 50
+
+type SessionStream = Duplex<holdfast.v1.MetaReply.$Properties, holdfast.v1.MetaRequest>
+
+/** The bound service. */
+export interface MetaService {
+  /** From now on every call is refused with SHUTTING_DOWN; resolves when none is in flight. */
+  drain(): Promise<void>
+}
+
+/** Registers the Meta service. */
+export function serveMeta(server: NetServer, calls: MetaCalls, env: Pick<Env, 'clock' | 'metrics' | 'log'>): MetaService {
+  const gate = new Gate(env)
+  bindUnary(server, calls, gate)
+  server.stream(metaMethods.session, (stream) => serveSession(stream, calls, gate))
+  return { drain: () => gate.drain() }
+}
+
+/** Admission of calls, and their counting. */
+class Gate {
+  readonly #env: Pick<Env, 'clock' | 'metrics' | 'log'>
+  #running = 0
+  #idle: (() => void)[] = []
+  #draining = false
+
+  constructor(env: Pick<Env, 'clock' | 'metrics' | 'log'>) {
+    this.#env = env
+  }
+
+  async run<T>(name: string, work: () => Promise<T>): Promise<T> {
+    if (this.#draining) throw new StoreError('SHUTTING_DOWN', 'this meta node is stopping: ask another one')
+    if (this.#running >= callsMax) throw overloaded('this meta node')
+    const { clock, metrics } = this.#env
+    const startedMs = clock.monotonicMs()
+    let code = 'OK'
+    this.#running++
+    try {
+      return await work()
+    } catch (cause) {
+      const error = asStoreError(cause, `answer ${name}`)
+      code = error.code
+      if (code === 'INTERNAL') this.#env.log.error('call failed by a bug', { call: name, reason: error.message })
+      throw error
+    } finally {
+      this.#running--
+      const seconds = (clock.monotonicMs() - startedMs) / 1000
+      metrics.observe('holdfast_meta_call_seconds', 'Time from the request to the answer.', seconds, { call: name })
+      metrics.count('holdfast_meta_calls_total', 'Calls answered, by call and code.', 1, { call: name, code })
+      if (this.#running === 0) for (const wake of this.#idle.splice(0)) wake()
+    }
+  }
+
+  async drain(): Promise<void> {
+    this.#draining = true
+    if (this.#running > 0) await new Promise<void>((resolve) => this.#idle.push(resolve))
+  }
+}
+
+function overloaded(what: string): StoreError {
+  return new StoreError('OVERLOADED', `${what} has too many calls in flight: try again in ${overloadedRetryMs} ms`, {
+    details: { retryAfterMs: overloadedRetryMs },
+  })
+}
+
+function bindUnary(server: NetServer, calls: MetaCalls, gate: Gate): void {
+  const bind = <RequestIn, ReplyIn, RequestOut, ReplyOut>(
+    name: string,
+    method: Method<RequestIn, ReplyIn, RequestOut, ReplyOut>,
+    call: (request: RequestIn) => Promise<ReplyOut>,
+  ): void => server.unary(method, (request) => gate.run(name, () => call(request)))
+  bind('createBucket', metaMethods.createBucket, calls.createBucket)
+  bind('deleteBucket', metaMethods.deleteBucket, calls.deleteBucket)
+  bind('listBuckets', metaMethods.listBuckets, calls.listBuckets)
+  bind('grantLease', metaMethods.grantLease, calls.grantLease)
+  bind('renewLease', metaMethods.renewLease, calls.renewLease)
+  bind('releaseLease', metaMethods.releaseLease, calls.releaseLease)
+  bind('place', metaMethods.place, calls.place)
+  bind('stagePage', metaMethods.stagePage, calls.stagePage)
+  bind('commit', metaMethods.commit, calls.commit)
+  bind('openObject', metaMethods.openObject, calls.openObject)
+  bind('manifestPage', metaMethods.manifestPage, calls.manifestPage)
+  bind('listObjects', metaMethods.listObjects, calls.listObjects)
+  bind('commitChunks', metaMethods.commitChunks, calls.commitChunks)
+  bind('statChunk', metaMethods.statChunk, calls.statChunk)
+  bind('unpinChunk', metaMethods.unpinChunk, calls.unpinChunk)
+  bind('reportReplica', metaMethods.reportReplica, calls.reportReplica)
+  bind('status', metaMethods.status, calls.status)
+}
+
+function serveSession(stream: SessionStream, calls: MetaCalls, gate: Gate): void {
+  let running = 0
+  let ended = false
+  let closed = false
+  const reply = (message: holdfast.v1.MetaReply.$Properties): void => {
+    if (!closed && !stream.send(message)) stream.pause()
+  }
+  const settle = (): void => {
+    running--
+    if (ended && running === 0 && !closed) stream.end()
+  }
+  stream.onDrain(() => stream.resume())
+  stream.onEnd(() => {
+    ended = true
+    if (running === 0 && !closed) stream.end()
+  })
+  stream.onClose(() => {
+    closed = true
+  })
+  stream.onMessage((request) => {
+    const { call } = request
+    if (running >= sessionCallsMax) {
+      reply({ call, body: 'error', error: errorDetail(overloaded('this session')) })
+      return
+    }
+    running++
+    answer(request, calls, gate).then(
+      (body) => {
+        reply({ call, ...body })
+        settle()
+      },
+      (cause: unknown) => {
+        reply({ call, body: 'error', error: errorDetail(asStoreError(cause, 'answer a call')) })
+        settle()
+      },
+    )
+  })
+}
+
+type ReplyBody = Omit<holdfast.v1.MetaReply.$Properties, 'call'>
+
+/** Carries out one call of a session; the reply's body has the request's name. */
+async function answer(request: holdfast.v1.MetaRequest, calls: MetaCalls, gate: Gate): Promise<ReplyBody> {
+  const name: SessionCall | undefined = request.body
+  if (name === undefined) {
+    throw new StoreError('INVALID_ARGUMENT', 'a session request without a known call: use proto/holdfast/v1/meta.proto')
+  }
+  const body = request[name]
+  const call = calls[name] as (body: unknown) => Promise<unknown>
+  const done = await gate.run(name, () => call(body))
+  return { body: name, [name]: done } as ReplyBody
+}
+
+/** An error as a session's reply carries it. */
+export function errorDetail(error: StoreError): holdfast.v1.ErrorDetail.$Properties {
+  return {
+    code: error.code,
+    message: error.message,
+    definite: error.outcome === 'definite',
+    leader: [...(error.details.leader ?? [])],
+    retryAfterMs: error.details.retryAfterMs ?? 0,
+    suggestion: error.details.suggestion ?? '',
+  }
+}

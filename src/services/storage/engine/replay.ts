@@ -1,0 +1,246 @@
+/**
+ * Brings the index up to the log at the start: everything after the last checkpoint is repeated, because unsynced index
+ * changes do not survive a crash as a prefix. With a lost index the same is done from the log's beginning.
+ *
+ * Two passes over the heads of groups: the first finds the highest watermark, the second walks the log by the rules of
+ * core/chunk/recovery.ts and repeats what counts. Payloads are read only beyond the watermark, where a torn write is
+ * possible. Memory does not grow with the log.
+ */
+
+import { decodeGroupHeader, type FoundGroup, groupEnd, headBytes, readFrames } from '../../../core/chunk/group.ts'
+import { freedBy, indexChanges, type IndexChange } from '../../../core/chunk/index-record.ts'
+import { firstGroupOffset, laterOf, type Position, sectorBytes } from '../../../core/chunk/position.ts'
+import { type Damage, RecoveryWalk } from '../../../core/chunk/recovery.ts'
+import type { Location, LogRecord, PutRecord } from '../../../core/chunk/record.ts'
+import { blockSumsOf, firstBadBlock, type Sum } from '../../../core/chunk/sums.ts'
+import { equalBytes } from '../../../base/bytes.ts'
+import type { ChunkId } from '../../../model/ids.ts'
+import { limits } from '../../../model/limits.ts'
+import type { ChunkIndex } from './chunk-index.ts'
+import type { ExtentTable, HeldExtent } from './extent-table.ts'
+import type { Ledger } from './ledger.ts'
+
+/** Read at once while scanning. */
+const windowBytes = 128 * 1024
+
+export interface ReplayParts {
+  readonly table: ExtentTable
+  readonly index: ChunkIndex
+  readonly ledger: Ledger
+  readonly sum: Sum
+}
+
+export interface ReplayStart {
+  readonly from: Position
+  /** Undefined when the index is rebuilt from nothing. */
+  readonly chain: Uint8Array | undefined
+  /** Sequence numbers of the extents that may hold groups from there on, ascending. */
+  readonly extents: readonly number[]
+}
+
+export interface ReplayResult {
+  /** Where the next group goes. */
+  readonly end: Position
+  readonly chain: Uint8Array
+  readonly groups: number
+  readonly damage: readonly Damage[]
+  /** Held chunks whose bytes in the log do not check out: to be verified, which quarantines and reports them. */
+  readonly suspects: readonly ChunkId[]
+  /** True when something that was never acknowledged was dropped from the tail. */
+  readonly torn: boolean
+}
+
+/** The valid headers of groups in an extent from `from` to `until`. What is not one is stepped over by sectors. */
+async function* scanGroups(held: HeldExtent, from: number, until: number, sum: Sum): AsyncGenerator<FoundGroup> {
+  const nonce = held.header?.nonce
+  if (nonce === undefined) return
+  const window = new Uint8Array(windowBytes)
+  let start = 0
+  let filled = 0
+  for (let at = from; at < until; ) {
+    if (at < start || at + sectorBytes > start + filled) {
+      start = at
+      filled = await held.file.read(window, at)
+      if (filled < sectorBytes) return
+    }
+    const sector = window.subarray(at - start, at - start + sectorBytes)
+    const group = decodeGroupHeader(sector, { extent: held.sequence, offset: at }, nonce, sum)
+    if (group === undefined) at += sectorBytes
+    else {
+      yield group
+      at = groupEnd(group).offset
+    }
+  }
+}
+
+async function readExactly(held: HeldExtent, offset: number, length: number): Promise<Uint8Array> {
+  const into = new Uint8Array(length)
+  const read = await held.file.read(into, offset)
+  return read < length ? into.subarray(0, read) : into
+}
+
+interface Content {
+  readonly record: LogRecord
+  readonly location: Location
+  /** Bytes of a small chunk. */
+  readonly inline: Uint8Array | undefined
+}
+
+async function readContents(held: HeldExtent, group: FoundGroup, sum: Sum): Promise<{ contents: Content[]; whole: boolean }> {
+  const nonce = held.header?.nonce
+  if (nonce === undefined) return { contents: [], whole: false }
+  const head = await readExactly(held, group.offset, headBytes(group.framesBytes))
+  const { frames, whole } = readFrames(head, group, nonce, sum)
+  const contents = frames.map(({ record, inline, at, inlineAt, length }): Content => {
+    const large = group.payloadBytes > 0
+    const head = group.offset + headBytes(group.framesBytes)
+    const location: Location = {
+      extent: group.extent,
+      group: group.offset,
+      record: at,
+      payload: large ? head : group.offset + at + inlineAt,
+      span: large ? headBytes(group.framesBytes) + group.payloadBytes : length,
+    }
+    return { record, location, inline: large || record.kind !== 'put' ? undefined : inline.slice() }
+  })
+  return { contents, whole }
+}
+
+function inlineIntact(record: PutRecord, inline: Uint8Array, sum: Sum): boolean {
+  return inline.length === record.length && equalBytes(blockSumsOf(sum, inline), record.blockSums)
+}
+
+/** Reads all that an unacknowledged group should have put on disk. */
+async function isComplete(held: HeldExtent, contents: readonly Content[], sum: Sum): Promise<boolean> {
+  for (const { record, location, inline } of contents) {
+    if (record.kind !== 'put') continue
+    if (inline !== undefined) {
+      if (!inlineIntact(record, inline, sum)) return false
+      continue
+    }
+    for (let at = 0; at < record.length; at += limits.frameBytes) {
+      const length = Math.min(limits.frameBytes, record.length - at)
+      const piece = await readExactly(held, location.payload + at, length)
+      if (piece.length < length) return false
+      if (firstBadBlock(sum, piece, at / limits.blockBytes, record.blockSums) !== undefined) return false
+    }
+  }
+  return true
+}
+
+/** Repeats records in the index and the books. */
+class Repeater {
+  readonly #parts: ReplayParts
+  readonly #rebuilding: boolean
+  readonly suspects = new Set<ChunkId>()
+
+  constructor(parts: ReplayParts, rebuilding: boolean) {
+    this.#parts = parts
+    this.#rebuilding = rebuilding
+  }
+
+  async repeat(contents: readonly Content[]): Promise<void> {
+    const changes: IndexChange[] = []
+    for (const content of contents) {
+      const record = this.#rebuilding ? await this.#fromIndex(content) : content.record
+      if (record === undefined) continue
+      changes.push(...indexChanges(record, content.location, await this.#inlineOf(content), this.#parts.sum))
+      this.#parts.ledger.apply(record, content.location)
+      if (record.kind !== 'put') this.suspects.delete(record.id)
+    }
+    if (changes.length > 0) await this.#parts.index.apply(changes)
+  }
+
+  /** The bytes to keep in the index; bytes that do not check out stay in the log only, and the chunk is suspect. */
+  async #inlineOf({ record, inline }: Content): Promise<Uint8Array | undefined> {
+    if (record.kind !== 'put') return undefined
+    this.suspects.delete(record.id)
+    if (inline === undefined || inlineIntact(record, inline, this.#parts.sum)) return inline
+    this.suspects.add(record.id)
+    const known = await this.#parts.index.get(record.id)
+    const kept = known.kind === 'held' ? known.record.inline : undefined
+    return kept !== undefined && inlineIntact(record, kept, this.#parts.sum) ? kept : undefined
+  }
+
+  /** The record with what it frees taken from the index as rebuilt so far: records it once freed may be recycled. */
+  async #fromIndex({ record }: Content): Promise<LogRecord | undefined> {
+    const { index } = this.#parts
+    const known = await index.get(record.id)
+    const held = known.kind === 'held' ? known.record.location : undefined
+    if (record.kind === 'quarantine') {
+      const same = held?.extent === record.location.extent && held.payload === record.location.payload
+      return same ? record : undefined
+    }
+    const frees = held === undefined ? [] : [freedBy(held, true)]
+    if (record.kind === 'delete') frees.push(...(await index.quarantinesOf(record.id)))
+    return { ...record, frees }
+  }
+}
+
+interface Survey {
+  readonly watermark: Position
+  /** End of the last valid group of each extent that has one. */
+  readonly ends: ReadonlyMap<number, number>
+}
+
+async function survey(parts: ReplayParts, start: ReplayStart): Promise<Survey> {
+  let watermark = start.from
+  const ends = new Map<number, number>()
+  for (const extent of start.extents) {
+    const held = await parts.table.hold(extent)
+    if (held === undefined) continue
+    try {
+      const from = extent === start.from.extent ? start.from.offset : firstGroupOffset
+      for await (const group of scanGroups(held, from, held.file.size - sectorBytes, parts.sum)) {
+        watermark = laterOf(watermark, group.watermark)
+        ends.set(extent, groupEnd(group).offset)
+      }
+    } finally {
+      held.release()
+    }
+  }
+  return { watermark, ends }
+}
+
+/** Repeats the log from `start`. Reads only, apart from the index. */
+export async function replay(parts: ReplayParts, start: ReplayStart): Promise<ReplayResult> {
+  const { watermark, ends } = await survey(parts, start)
+  const walk = new RecoveryWalk({ from: start.from, chain: start.chain, watermark })
+  const repeater = new Repeater(parts, start.chain === undefined)
+  let groups = 0
+  let torn = false
+  const damage: Damage[] = []
+
+  const step = async (held: HeldExtent, group: FoundGroup): Promise<boolean> => {
+    const verdict = walk.judge(group)
+    if (verdict === 'stop') return false
+    const { contents, whole } = await readContents(held, group, parts.sum)
+    if (verdict === 'check') {
+      if (!whole || !(await isComplete(held, contents, parts.sum))) return false
+      walk.accept(group)
+    } else if (!whole) {
+      damage.push({ from: { extent: group.extent, offset: group.offset }, to: groupEnd(group) })
+    }
+    await repeater.repeat(contents)
+    groups++
+    return true
+  }
+
+  for (const [extent, until] of ends) {
+    const held = torn ? undefined : await parts.table.hold(extent)
+    if (held === undefined) continue
+    try {
+      const from = extent === start.from.extent ? start.from.offset : firstGroupOffset
+      for await (const group of scanGroups(held, from, until, parts.sum)) {
+        torn = !(await step(held, group))
+        if (torn) break
+      }
+    } finally {
+      held.release()
+    }
+  }
+  walk.finish()
+  damage.push(...walk.damage)
+  const suspects = [...repeater.suspects].sort((a, b) => a - b)
+  return { end: walk.end, chain: walk.chain ?? new Uint8Array(8), groups, damage, suspects, torn }
+}

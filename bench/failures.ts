@@ -13,13 +13,13 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Readable } from 'node:stream'
 import { parseArgs } from 'node:util'
-import { connect, type HoldfastClient } from '../src/main/index.ts'
+import { connect, type Store } from '../src/main/index.ts'
 import { startCluster } from './lib/processes.ts'
 
 const now = (): number => Number(process.hrtime.bigint()) / 1e6
 const pause = (ms: number): Promise<void> => new Promise((done) => setTimeout(done, ms))
 
-async function leaderGap(store: HoldfastClient, pidOf: (id: string) => number): Promise<number> {
+async function leaderGap(store: Store, pidOf: (id: string) => number): Promise<number> {
   const acknowledged: number[] = []
   let running = true
   const writer = (async () => {
@@ -59,7 +59,7 @@ interface Recovery {
 }
 
 /** Kills the fullest storage node and waits until nothing is short of copies. */
-async function recovery(store: HoldfastClient, pidOf: (id: string) => number): Promise<Recovery> {
+async function recovery(store: Store, pidOf: (id: string) => number): Promise<Recovery> {
   const before = await store.admin.status()
   const victim = [...before.nodes].sort((a, b) => (b.disks[0]?.chunks ?? 0) - (a.disks[0]?.chunks ?? 0))[0]
   if (victim === undefined) throw new Error('no storage node')
@@ -86,14 +86,14 @@ async function main(): Promise<void> {
     for (let run = 0; run < Number(values.runs); run++) {
       const cluster = await startCluster(join(scratch, `gap-${run}`), ['--port', '17600'])
       const store = await connect({ meta: cluster.file.meta.map((node) => node.address) })
-      await store.createBucket('bench')
+      await store.buckets.create('bench')
       gaps.push(await leaderGap(store, (id) => cluster.file.meta.find((node) => node.id === id)?.pid as number))
       await store.close()
       await cluster.stop()
     }
     const cluster = await startCluster(join(scratch, 'recovery'), ['--port', '17600'])
     const store = await connect({ meta: cluster.file.meta.map((node) => node.address) })
-    await store.createBucket('bench')
+    await store.buckets.create('bench')
     const bytes = Math.round((Number(values.gib) * 2 ** 30 * 4) / 3)
     await store.put('bench', 'body', Readable.from(randomBody(bytes)), { write: 'all' })
     const result = await recovery(store, (id) => cluster.file.storage.find((node) => node.id === id)?.pid as number)

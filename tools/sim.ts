@@ -3,7 +3,7 @@
  *
  * `--seed N [--trace]` runs one seed and prints every event with --trace. `--swarm N [--from S]` runs N seeds one after
  * the other, prints the failing ones with the command that repeats them, and exits 1 if there is one. `--budget SECONDS`
- * ends a swarm early without calling that a failure. Every tenth seed of a swarm runs twice and must give the same hash.
+ * ends a swarm early without calling that a failure; `--first` ends it at the first failing seed. Every tenth seed of a swarm runs twice and must give the same hash.
  */
 
 import { parseArgs } from 'node:util'
@@ -39,6 +39,7 @@ const { values } = parseArgs({
     chaos: { type: 'string', default: '8000' },
     trace: { type: 'boolean', default: false },
     verbose: { type: 'boolean', default: false },
+    first: { type: 'boolean', default: false },
   },
 })
 const chaosMs = Number(values.chaos)
@@ -76,6 +77,7 @@ if (values.seed !== undefined) {
   for (let seed = from; seed < from + count && performance.now() < endMs; seed++) {
     if (await attempt(seed, seed % 10 === 0)) passed++
     else failed++
+    if (failed > 0 && values.first) break
   }
   process.stdout.write(`${passed} seeds passed\n${failed} seeds failed\n`)
   process.exitCode = failed === 0 ? 0 : 1

@@ -1,8 +1,8 @@
 /**
  * The clock port over Node's timers.
  *
- * Timers do not keep the process alive: what keeps a node alive is its sockets, so a forgotten timer cannot hang a stop.
- * A timer never fires early: Node may fire up to 1 ms before the monotonic deadline, so the remainder is waited for again.
+ * A pending timer keeps the process alive: a command that waits to try again has nothing else that does. A timer never
+ * fires early: Node may fire up to 1 ms before the monotonic deadline, so the remainder is waited for again.
  */
 
 import { performance } from 'node:perf_hooks'
@@ -16,7 +16,6 @@ function after(delayMs: number, handler: () => void): Timer {
   let timeout: NodeJS.Timeout
   function arm(waitMs: number): void {
     timeout = setTimeout(fire, Math.min(Math.max(0, Math.ceil(waitMs)), delayMsMax))
-    timeout.unref()
   }
   function fire(): void {
     const left = due - performance.now()

@@ -182,7 +182,6 @@ class GrpcClientDriver implements NetClient {
       call.cancel()
       this.#pool.discard(channel)
     }, this.#openMs)
-    timer.unref()
     if (this.#closed) open.duplex.destroy(new StoreError('CANCELLED', `${doing}: the client is closed`))
     this.#streams.add(open.duplex as Duplex<never, never>)
     let status: StatusObject | undefined

@@ -70,6 +70,7 @@ async function bindPair(
     const wanted = admin.port - adminPortOffset
     const shownHost = host.includes(':') ? `[${host}]` : host
     const bound = await server.listen(`${shownHost}:${wanted}`)
+    server.setServing(true)
     return { port: bound, address: `${shownHost}:${bound}`, server, admin }
   } catch (error) {
     await admin.close()

@@ -8,7 +8,7 @@
  */
 
 import { assert } from '../base/assert.ts'
-import { abortReason } from './scope.ts'
+import { abortReason, onAbort } from './scope.ts'
 
 interface Waiter {
   readonly bytes: number
@@ -56,20 +56,19 @@ export class ByteBudget {
     if (signal.aborted) return Promise.reject(abortReason(signal))
     if (this.tryTake(bytes)) return Promise.resolve()
     return new Promise((resolve, reject) => {
-      const onAbort = (): void => {
+      const stopListening = onAbort(signal, () => {
         const at = this.#waiters.indexOf(waiter)
         if (at >= 0) this.#waiters.splice(at, 1)
         reject(abortReason(signal))
         this.#admit()
-      }
+      })
       const waiter: Waiter = {
         bytes,
         admit: () => {
-          signal.removeEventListener('abort', onAbort)
+          stopListening()
           resolve()
         },
       }
-      signal.addEventListener('abort', onAbort, { once: true })
       this.#waiters.push(waiter)
     })
   }

@@ -17,7 +17,7 @@ import type { Duplex } from '../ports/net.ts'
 import type { holdfast } from '../wire/messages.ts'
 import { storageMethods } from '../wire/methods.ts'
 import { errorOfFailure } from './remote-errors.ts'
-import { abortReason } from './scope.ts'
+import { abortReason, onAbort } from './scope.ts'
 
 /** Where one disk is. */
 export interface Target {
@@ -179,7 +179,7 @@ class NodeLink {
     if (this.#closed !== undefined) return Promise.reject(this.#closed)
     return new Promise((resolve, reject) => {
       const settle = (): void => {
-        signal.removeEventListener('abort', onAbort)
+        stopListening()
         this.#operations.delete(request)
       }
       const fail = (error: StoreError): void => {
@@ -187,10 +187,10 @@ class NodeLink {
         this.#dropFromLine(request)
         reject(error)
       }
-      const onAbort = (): void => {
+      const stopListening = onAbort(signal, () => {
         fail(abortReason(signal))
         if (this.#closed === undefined) this.#stream.send({ request, cancel: {} })
-      }
+      })
       const request = this.#begin({
         fail,
         onReply: (reply) => {
@@ -201,7 +201,6 @@ class NodeLink {
           resolve(result)
         },
       })
-      signal.addEventListener('abort', onAbort, { once: true })
       start(request)
     })
   }

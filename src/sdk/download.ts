@@ -129,20 +129,23 @@ export async function* download(
   const scope = new Scope(deps.env.clock, callLimits, 'get')
   const slices: Slice[] = []
   const wanted = slicesOf(manifestChunks(deps, opened, scope.signal), span)
+  /** Taken from the manifest, but the budget had no room for it yet. */
+  let waiting: WantedSlice | undefined
   let more = true
   let given = 0
   try {
     for (;;) {
       while (more && slices.length < aheadChunks) {
-        const next = await withSignal(wanted.next(), scope.signal)
-        if (next.done === true) {
+        waiting ??= (await withSignal(wanted.next(), scope.signal)).value ?? undefined
+        if (waiting === undefined) {
           more = false
           break
         }
-        const { chunk, from, to } = next.value
-        const started = startSlice(deps, chunk, from, to, slices.length === 0, scope.signal)
-        slices.push(started.slice)
-        if (started.full) break
+        const bytes = waiting.to - waiting.from
+        const admitted = deps.budget.tryTake(bytes)
+        if (!admitted && slices.length > 0) break
+        slices.push(startSlice(deps, waiting, admitted ? bytes : 0, scope.signal))
+        waiting = undefined
       }
       const head = slices[0]
       if (head === undefined) break
@@ -164,10 +167,13 @@ export async function* download(
   }
 }
 
-async function* slicesOf(
-  chunks: AsyncIterable<LocatedChunk>,
-  span: Span,
-): AsyncGenerator<{ chunk: LocatedChunk; from: number; to: number }, void, void> {
+interface WantedSlice {
+  readonly chunk: LocatedChunk
+  readonly from: number
+  readonly to: number
+}
+
+async function* slicesOf(chunks: AsyncIterable<LocatedChunk>, span: Span): AsyncGenerator<WantedSlice, void, void> {
   let offset = 0
   if (span.start >= span.end) return
   for await (const chunk of chunks) {
@@ -178,26 +184,12 @@ async function* slicesOf(
   }
 }
 
-/**
- * Starts to read one slice. The first one is let through whatever the budget says; for another one `full` tells that it
- * waits for the budget, so that no further one is started yet.
- */
-function startSlice(
-  deps: DownloadDeps,
-  chunk: LocatedChunk,
-  from: number,
-  to: number,
-  isHead: boolean,
-  signal: AbortSignal,
-): { slice: Slice; full: boolean } {
-  const bytes = to - from
-  const admitted = deps.budget.tryTake(bytes)
-  const slice = new Slice(deps.budget, admitted ? bytes : 0)
-  // Out of budget: the slice is read all the same, once it is the consumer's turn; `full` stops the read-ahead here.
-  const run = readChunk(deps, chunk, from, to, (piece) => slice.push(piece), signal)
-  run.then(
+/** Starts to read one slice; `held` bytes of the budget go with it. */
+function startSlice(deps: DownloadDeps, wanted: WantedSlice, held: number, signal: AbortSignal): Slice {
+  const slice = new Slice(deps.budget, held)
+  readChunk(deps, wanted.chunk, wanted.from, wanted.to, (piece) => slice.push(piece), signal).then(
     () => slice.finish(undefined),
     (error: unknown) => slice.finish(asStoreError(error, 'get')),
   )
-  return { slice, full: !admitted && !isHead }
+  return slice
 }

@@ -16,7 +16,7 @@ import type { holdfast } from '../wire/messages.ts'
 import type { Duplex } from '../ports/net.ts'
 import { errorOfDetail } from './remote-errors.ts'
 import { RetryPace } from './retry.ts'
-import { abortReason, Scope, sleep } from './scope.ts'
+import { abortReason, onAbort, Scope, sleep } from './scope.ts'
 
 const callsMax = 4096
 /** Free redirects in a row before redirects wait like any retry. */
@@ -102,13 +102,11 @@ class Link {
     }
     const call = this.#nextCall++
     return new Promise((resolve, reject) => {
-      const onAbort = (): void => {
+      const settle = onAbort(signal, () => {
         this.#waiting.delete(call)
         reject(abortReason(signal))
         this.#endWhenIdle()
-      }
-      const settle = (): void => signal.removeEventListener('abort', onAbort)
-      signal.addEventListener('abort', onAbort, { once: true })
+      })
       this.#waiting.set(call, {
         resolve: (reply) => {
           settle()

@@ -11,20 +11,41 @@ import { StoreError } from '../model/errors.ts'
 import type { Clock, Timer } from '../ports/clock.ts'
 import type { CallLimits } from './types.ts'
 
+const fanOut = new WeakMap<AbortSignal, Set<() => void>>()
+
+/**
+ * Calls `handler` when the signal aborts (not when it has already); returns how to stop listening. One real listener a
+ * signal, however many listen: hundreds of operations under one signal are normal here, and Node warns of them.
+ */
+export function onAbort(signal: AbortSignal, handler: () => void): () => void {
+  let handlers = fanOut.get(signal)
+  if (handlers === undefined) {
+    const created = new Set<() => void>()
+    handlers = created
+    fanOut.set(signal, created)
+    const onEvent = (): void => {
+      for (const one of [...created]) one()
+    }
+    signal.addEventListener('abort', onEvent, { once: true })
+  }
+  // Two registrations of one function are two entries.
+  const entry = (): void => handler()
+  handlers.add(entry)
+  return () => {
+    fanOut.get(signal)?.delete(entry)
+  }
+}
+
 export class Scope {
   readonly #controller = new AbortController()
-  readonly #outer: AbortSignal | undefined
-  readonly #onAbort: () => void
+  readonly #stopListening: () => void
   readonly #timer: Timer | undefined
 
   constructor(clock: Clock, limits: CallLimits, doing: string) {
-    this.#outer = limits.signal
-    this.#onAbort = () => {
-      this.#controller.abort(reasonOf(this.#outer, doing))
-    }
-    if (this.#outer?.aborted === true) this.#onAbort()
-    else this.#outer?.addEventListener('abort', this.#onAbort, { once: true })
-    const { timeoutMs } = limits
+    const { signal, timeoutMs } = limits
+    const follow = (): void => this.#controller.abort(reasonOf(signal, doing))
+    if (signal?.aborted === true) follow()
+    this.#stopListening = signal === undefined ? () => undefined : onAbort(signal, follow)
     this.#timer =
       timeoutMs === undefined
         ? undefined
@@ -46,7 +67,7 @@ export class Scope {
 
   close(): void {
     this.#timer?.cancel()
-    this.#outer?.removeEventListener('abort', this.#onAbort)
+    this.#stopListening()
   }
 }
 
@@ -66,37 +87,36 @@ export function throwIfAborted(signal: AbortSignal | undefined): void {
 }
 
 /** Resolves after `delayMs`; rejects with the reason when the signal aborts first. */
-export function sleep(clock: Clock, delayMs: number, signal?: AbortSignal): Promise<void> {
+export function sleep(clock: Clock, delayMs: number, signal: AbortSignal): Promise<void> {
   return new Promise((resolve, reject) => {
-    if (signal?.aborted === true) {
+    if (signal.aborted) {
       reject(abortReason(signal))
       return
     }
-    const onAbort = (): void => {
-      timer.cancel()
-      reject(abortReason(signal as AbortSignal))
-    }
     const timer = clock.after(delayMs, () => {
-      signal?.removeEventListener('abort', onAbort)
+      stopListening()
       resolve()
     })
-    signal?.addEventListener('abort', onAbort, { once: true })
+    const stopListening = onAbort(signal, () => {
+      timer.cancel()
+      reject(abortReason(signal))
+    })
   })
 }
 
 /** Settles like `work`, or rejects with the reason as soon as the signal aborts. `work` itself goes on. */
 export function withSignal<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
   return new Promise((resolve, reject) => {
-    const onAbort = (): void => reject(abortReason(signal))
-    if (signal.aborted) onAbort()
-    else signal.addEventListener('abort', onAbort, { once: true })
+    const give = (): void => reject(abortReason(signal))
+    if (signal.aborted) give()
+    const stopListening = onAbort(signal, give)
     work.then(
       (value) => {
-        signal.removeEventListener('abort', onAbort)
+        stopListening()
         resolve(value)
       },
       (error: unknown) => {
-        signal.removeEventListener('abort', onAbort)
+        stopListening()
         reject(error as Error)
       },
     )

@@ -35,6 +35,8 @@ export interface UploadDeps extends WriteDeps {
   /** Bytes of chunks that wait for stragglers only, of all uploads. */
   readonly stragglers: ByteBudget
   readonly pool: BufferPool
+  /** Takes over work that goes on after the answer; `Store.close` waits for it. */
+  readonly background: (work: Promise<void>) => void
 }
 
 export interface UploadOptions {

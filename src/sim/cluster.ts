@@ -11,6 +11,7 @@
 import { toHex } from '../base/bytes.ts'
 import type { MetaConfig } from '../config/types.ts'
 import type { Env } from '../ports/env.ts'
+import { decodeEntry, entryKey } from '../services/meta/log-format.ts'
 import { createMetaNode, type MetaNode } from '../services/meta/meta.ts'
 import { Agent, AgentDisk } from './agent.ts'
 import { SimProcess, simClock, type TraceLine, World } from './clock.ts'
@@ -50,8 +51,8 @@ export interface SimResult {
 
 const metaCount = 3
 const storageCount = 5
-const clientCount = 3
-const keyCount = 6
+const clientCount = 5
+const keyCount = 4
 const copies = 3
 
 function metaAddress(i: number): string {
@@ -67,6 +68,8 @@ class MetaHost implements Victim {
   node: MetaNode | undefined
   readonly #sim: Simulation
   readonly #config: MetaConfig
+  /** Applied entries up to here were compared with those of the other nodes. */
+  #compared = 0
 
   constructor(sim: Simulation, config: MetaConfig, times: DiskTimes) {
     this.#sim = sim
@@ -77,8 +80,21 @@ class MetaHost implements Victim {
     this.kv.onBatch((store, operations) => {
       if (!store.startsWith('state')) return
       const index = sim.invariants.stateWritten(config.id, operations)
-      if (index !== undefined) sim.world.note(config.id, `applied ${index}`)
+      if (index !== undefined) this.#appliedUpTo(index)
     })
+  }
+
+  /** Compares what was applied with what the other nodes applied there, entry by entry. */
+  #appliedUpTo(index: number): void {
+    this.#sim.world.note(this.process.id, `applied ${index}`)
+    for (let at = this.#compared + 1; at <= index; at++) {
+      const stored = this.kv.peek('raft-log', entryKey(at))
+      const entry = stored === undefined ? undefined : decodeEntry(stored)?.entry
+      if (entry === undefined) continue
+      const text = `term ${entry.term} ${entry.type} ${toHex(entry.payload)}`
+      this.#sim.invariants.applied(this.process.id, at, text)
+    }
+    this.#compared = index
   }
 
   start(): void {
@@ -87,6 +103,7 @@ class MetaHost implements Victim {
     const env = this.#sim.env(process)
     const node = createMetaNode(env, { files: this.files.port(process), kv: this.kv.factory(process) }, this.#config)
     this.node = node
+    node.onFatal((reason) => this.#sim.fail(reason))
     node.bind(this.#sim.net.listen(process, this.#config.advertise))
     const { incarnation } = process
     node.start().catch((error: unknown) => {

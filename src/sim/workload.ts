@@ -238,6 +238,8 @@ export class SimClient {
 
   /** Reads the record and the first copy that answers of each chunk; true when all of it was there. */
   async read(key: string): Promise<boolean> {
+    // Now and then whoever is there is asked, so that one who no longer leads gets the chance to be wrong.
+    if (this.#options.random.chance(0.4)) this.#leader = this.#options.random.pick(this.#options.meta)
     const startMs = this.#options.trueMs()
     const request = { bucket: simBucket, key, withChunks: true }
     const { reply, error } = await this.#ask(metaMethods.openObject, request)

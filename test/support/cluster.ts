@@ -6,6 +6,7 @@
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import type { ClusterStatus } from '../../src/sdk/types.ts'
 import { type Ended, freePort, type Running, runCli, spawnCli, until } from './processes.ts'
 
 /** One node of the cluster, running or not. */
@@ -29,24 +30,8 @@ export interface ClusterOptions {
   readonly storageFlags?: readonly string[]
 }
 
-/** `status --json`, as far as the tests read it. */
-export interface StatusJson {
-  readonly verdict: string
-  readonly codes: readonly { readonly code: string; readonly summary: string }[]
-  readonly meta: readonly { readonly id: string; readonly role: string; readonly reachable: boolean }[]
-  readonly nodes: readonly { readonly id: string; readonly health: string; readonly disks: readonly unknown[] }[]
-  readonly chunks: {
-    readonly total: number
-    readonly full: number
-    readonly degraded: number
-    readonly lastCopy: number
-    readonly lost: number
-  }
-  readonly repair: { readonly queue: Readonly<Record<string, number>>; readonly running: number }
-}
-
 /** Short waits, so that tests see repair soon: the production defaults wait for minutes. */
-const quickMeta = ['--repair-wait-degraded-ms', '2000', '--repair-wait-at-risk-ms', '1000']
+const quickMeta = ['--repair-wait-degraded', '2s', '--repair-wait-at-risk', '1s']
 
 /** A running cluster. */
 export class TestCluster {
@@ -73,7 +58,14 @@ export class TestCluster {
       const data = join(directory, id)
       const address = `127.0.0.1:${port}`
       const args = ['meta', '--id', id, '--listen', address, '--data', data, '--peers', peers]
-      return { id, kind: 'meta', address, directory: data, args: [...args, ...(options.metaFlags ?? quickMeta)], running: undefined }
+      return {
+        id,
+        kind: 'meta',
+        address,
+        directory: data,
+        args: [...args, ...(options.metaFlags ?? quickMeta)],
+        running: undefined,
+      }
     })
     const storageNodes = storagePorts.map((port, i): TestNode => {
       const id = `s${i + 1}`
@@ -81,7 +73,14 @@ export class TestCluster {
       const address = `127.0.0.1:${port}`
       const zone = `z${(i % (options.zones ?? 2)) + 1}`
       const args = ['storage', '--id', id, '--listen', address, '--disk', disk, '--meta', metaList, '--zone', zone]
-      return { id, kind: 'storage', address, directory: disk, args: [...args, ...(options.storageFlags ?? [])], running: undefined }
+      return {
+        id,
+        kind: 'storage',
+        address,
+        directory: disk,
+        args: [...args, ...(options.storageFlags ?? [])],
+        running: undefined,
+      }
     })
     const cluster = new TestCluster(directory, [...metaNodes, ...storageNodes])
     try {
@@ -137,18 +136,23 @@ export class TestCluster {
     return JSON.parse(await this.ok([...args, '--json'])) as T
   }
 
-  async status(): Promise<StatusJson> {
-    return await this.json<StatusJson>(['status'])
+  async status(): Promise<ClusterStatus> {
+    return await this.json<ClusterStatus>(['status'])
   }
 
   /** Id of the meta node that leads. */
   async leader(): Promise<string> {
-    return await until('a meta leader', async () => (await this.status()).meta.find((meta) => meta.role === 'leader')?.id)
+    return await until(
+      'a meta leader',
+      async () => (await this.status()).meta.find((meta) => meta.role === 'leader')?.id,
+    )
   }
 
   /** Resolves when every storage node that runs is up. */
   async untilUp(): Promise<void> {
-    const wanted = this.nodes.filter((node) => node.kind === 'storage' && node.running !== undefined).map((node) => node.id)
+    const wanted = this.nodes
+      .filter((node) => node.kind === 'storage' && node.running !== undefined)
+      .map((node) => node.id)
     await until(
       'all storage nodes up',
       async () => {
@@ -162,7 +166,7 @@ export class TestCluster {
   }
 
   /** Resolves when every chunk has all its copies. */
-  async untilFull(timeoutMs = 60_000): Promise<StatusJson> {
+  async untilFull(timeoutMs = 60_000): Promise<ClusterStatus> {
     return await until(
       'every chunk at its wanted copies',
       async () => {

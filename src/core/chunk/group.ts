@@ -14,11 +14,13 @@
  * | 56 | 4 | bytes of the frames |
  * | 60 | 4 | number of frames |
  * | 64 | 8 | bytes of the payload after the padded head, padded to sectors |
- * | 72 | 8 | checksum: XXH64 over the extent's nonce and the 72 bytes before |
- * | 80 | | frames |
+ * | 72 | 8 + 8 | where the log ended in the extent before this one (extent, offset); zero: not known any more |
+ * | 88 | 8 | checksum: XXH64 over the extent's nonce and the 88 bytes before |
+ * | 96 | | frames |
  *
  * The nonce keeps records of an earlier use of the file, and user payloads that look like records, from being believed;
- * the chain and the salt keep the rest of a tail that was cut off at a crash from being believed after what replaced it.
+ * the chain and the salt keep the rest of a tail that was cut off at a crash from being believed after what replaced it, and
+ * so does the end of the extent before when the log went on in another extent without writing over that rest.
  */
 
 import { equalBytes, getU32, getU64, isSafeU64, putU32, putU64 } from '../../base/bytes.ts'
@@ -28,10 +30,10 @@ import { type Sum, sumOf } from './sums.ts'
 
 const magic = 0x48464752
 const version = 1
-const checkedBytes = 72
+const checkedBytes = 88
 
 /** Bytes of a group's header; the first frame follows. */
-export const groupHeaderBytes = 80
+export const groupHeaderBytes = 96
 /** Most bytes that the padded head (header and frames) of one group may have. */
 export const groupHeadBytesMax: number = 1024 * 1024
 
@@ -44,6 +46,8 @@ export interface GroupHeader {
   readonly framesBytes: number
   readonly frameCount: number
   readonly payloadBytes: number
+  /** Where the log ended in the extent before this one; extent 0 when that is not known any more. */
+  readonly before: Position
 }
 
 export interface FoundGroup extends GroupHeader {
@@ -78,6 +82,8 @@ export function encodeGroupHeader(header: GroupHeader, nonce: Uint8Array, out: U
   putU32(out, 56, header.framesBytes)
   putU32(out, 60, header.frameCount)
   putU64(out, 64, header.payloadBytes)
+  putU64(out, 72, header.before.extent)
+  putU64(out, 80, header.before.offset)
   const checksum = sumOf(sum, [nonce, out.subarray(0, checkedBytes)])
   out.set(checksum, checkedBytes)
   return checksum
@@ -88,7 +94,7 @@ export function decodeGroupHeader(from: Uint8Array, at: Position, nonce: Uint8Ar
   if (from.length < groupHeaderBytes || getU32(from, 0) !== magic || getU32(from, 4) !== version) return undefined
   const checksum = sumOf(sum, [nonce, from.subarray(0, checkedBytes)])
   if (!equalBytes(checksum, from.subarray(checkedBytes, groupHeaderBytes))) return undefined
-  for (const field of [8, 16, 24, 32, 64]) if (!isSafeU64(from, field)) return undefined
+  for (const field of [8, 16, 24, 32, 64, 72, 80]) if (!isSafeU64(from, field)) return undefined
   const header: FoundGroup = {
     extent: getU64(from, 8),
     offset: getU64(from, 16),
@@ -98,6 +104,7 @@ export function decodeGroupHeader(from: Uint8Array, at: Position, nonce: Uint8Ar
     framesBytes: getU32(from, 56),
     frameCount: getU32(from, 60),
     payloadBytes: getU64(from, 64),
+    before: { extent: getU64(from, 72), offset: getU64(from, 80) },
     checksum,
   }
   const fits = headBytes(header.framesBytes) <= groupHeadBytesMax && header.payloadBytes % sectorBytes === 0

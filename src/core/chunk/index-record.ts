@@ -1,24 +1,13 @@
 /**
  * Values of a disk's index. LevelDB does not check what it reads, so each value carries its own checksum: XXH64 over the
- * key and the body, in the last 8 bytes. A value under the wrong key does not pass.
+ * key and the body, in the last 8 bytes. A value under the wrong key does not pass. A chunk record is a u32 length, the
+ * sealed record of that length, and the bytes of a small chunk: damage to those leaves the way to the log's copy open.
  *
  * `decode*` are total: damaged bytes give undefined, and the caller decides whether that is corruption.
  */
 
-import { equalBytes } from '../../base/bytes.ts'
-import {
-  bool,
-  bytes,
-  decode,
-  encode,
-  fixed,
-  optional,
-  type Schema,
-  SchemaError,
-  struct,
-  text,
-  uint,
-} from '../../base/schema.ts'
+import { concatBytes, emptyBytes, equalBytes, getU32, putU32 } from '../../base/bytes.ts'
+import { bool, bytes, decode, encode, fixed, type Schema, SchemaError, struct, text, uint } from '../../base/schema.ts'
 import type { TypeOf } from '../../base/schema.ts'
 import { blockCount } from '../../model/limits.ts'
 import { indexKeys } from './keyspace.ts'
@@ -32,10 +21,11 @@ const chunkSchema = struct({
   root: fixed(8),
   blockSums: bytes,
   location: locationSchema,
-  /** The chunk's bytes when it is small. */
-  inline: optional(bytes),
 })
-export type ChunkRecord = Omit<TypeOf<typeof chunkSchema>, 'version'>
+export interface ChunkRecord extends Omit<TypeOf<typeof chunkSchema>, 'version'> {
+  /** The chunk's bytes when it is small. Not covered by the record's checksum: the block sums say whether they are intact. */
+  readonly inline: Uint8Array | undefined
+}
 
 const quarantineSchema = struct({ version: uint, location: locationSchema, finding: text })
 export type QuarantineRecord = Omit<TypeOf<typeof quarantineSchema>, 'version'>
@@ -84,13 +74,22 @@ function unseal<T extends { version: number }>(
 }
 
 export function encodeChunkRecord(id: number, record: ChunkRecord, sum: Sum): Uint8Array {
-  return seal(chunkSchema, indexKeys.chunk(id), { version, ...record }, sum)
+  const { length, lease, root, blockSums, location, inline } = record
+  const sealed = seal(chunkSchema, indexKeys.chunk(id), { version, length, lease, root, blockSums, location }, sum)
+  const head = new Uint8Array(4)
+  putU32(head, 0, sealed.length)
+  return concatBytes([head, sealed, inline ?? emptyBytes])
 }
 
 /** The record, or undefined when it is damaged. Byte fields are views on `value`. */
 export function decodeChunkRecord(id: number, value: Uint8Array, sum: Sum): ChunkRecord | undefined {
-  const record = unseal(chunkSchema, indexKeys.chunk(id), value, sum)
-  return record !== undefined && record.blockSums.length === blockCount(record.length) * sumBytes ? record : undefined
+  if (value.length < 4) return undefined
+  const end = 4 + getU32(value, 0)
+  if (end > value.length) return undefined
+  const record = unseal(chunkSchema, indexKeys.chunk(id), value.subarray(4, end), sum)
+  if (record === undefined || record.blockSums.length !== blockCount(record.length) * sumBytes) return undefined
+  const { length, lease, root, blockSums, location } = record
+  return { length, lease, root, blockSums, location, inline: end < value.length ? value.subarray(end) : undefined }
 }
 
 export function decodeQuarantine(key: Uint8Array, value: Uint8Array, sum: Sum): QuarantineRecord | undefined {

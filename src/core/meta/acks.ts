@@ -56,8 +56,14 @@ export function takeChunk(tx: Transaction, chunk: CommittedChunk, intake: Intake
 
 function checkChunk(chunk: CommittedChunk, intake: Intake): void {
   const name = `chunk ${formatChunkId(chunk.id)}`
-  demand(chunk.id >= intake.leaseId && chunk.id < intake.lease.end, `${name} is outside the lease: use ids of the lease`)
-  demand(chunk.length >= 1 && chunk.length <= limits.chunkBytesMax, `${name} has a bad length: use 1 to 8,388,608 bytes`)
+  demand(
+    chunk.id >= intake.leaseId && chunk.id < intake.lease.end,
+    `${name} is outside the lease: use ids of the lease`,
+  )
+  demand(
+    chunk.length >= 1 && chunk.length <= limits.chunkBytesMax,
+    `${name} has a bad length: use 1 to 8,388,608 bytes`,
+  )
   demand(intake.copies >= 1 && intake.copies <= limits.replicasMax, `${name} wants ${intake.copies} copies: use 1 to 8`)
   demand(
     chunk.acks.length + chunk.copying.length <= limits.replicasMax,

@@ -70,21 +70,29 @@ export function getChunk(tx: Transaction, id: ChunkId): ChunkRecord | undefined 
 export function putChunk(tx: Transaction, id: ChunkId, next: ChunkRecord, sinceMs: number = tx.nowMs): void {
   const before = getChunk(tx, id)
   const replicas = tidyReplicas(next)
-  assert(replicas.length <= limits.replicasMax, `chunk ${formatChunkId(id)} lists at most ${limits.replicasMax} replicas`)
+  assert(
+    replicas.length <= limits.replicasMax,
+    `chunk ${formatChunkId(id)} lists at most ${limits.replicasMax} replicas`,
+  )
   const held = isHeld(next)
   if (!held && replicas.length === 0) {
     forgetChunk(tx, id, before)
     return
   }
   const waiting = !held && replicas.some((replica) => replica.state !== 'deleting')
-  const after: ChunkRecord = { ...next, replicas, garbageMs: held ? 0 : next.garbageMs === 0 ? sinceMs : next.garbageMs }
+  const after: ChunkRecord = {
+    ...next,
+    replicas,
+    garbageMs: held ? 0 : next.garbageMs === 0 ? sinceMs : next.garbageMs,
+  }
   tx.put(keys.chunk(id), chunkRecord, after)
   if (before === undefined) tx.count({ chunks: tx.counters.chunks + 1 })
   moveMirrors(tx, id, before, after)
   moveShort(tx, id, before, after)
   moveGarbage(tx, id, before, waiting ? after.garbageMs : undefined)
   tx.effect({ kind: 'chunk', chunk: id })
-  if (waiting && after.garbageMs !== before?.garbageMs) tx.effect({ kind: 'garbage', chunk: id, sinceMs: after.garbageMs })
+  if (waiting && after.garbageMs !== before?.garbageMs)
+    tx.effect({ kind: 'garbage', chunk: id, sinceMs: after.garbageMs })
 }
 
 /** `missing` entries tell users and controllers what is lost; once enough copies are there they say nothing more. */
@@ -103,7 +111,12 @@ function forgetChunk(tx: Transaction, id: ChunkId, before: ChunkRecord | undefin
   tx.effect({ kind: 'chunk', chunk: id })
 }
 
-function moveMirrors(tx: Transaction, id: ChunkId, before: ChunkRecord | undefined, after: ChunkRecord | undefined): void {
+function moveMirrors(
+  tx: Transaction,
+  id: ChunkId,
+  before: ChunkRecord | undefined,
+  after: ChunkRecord | undefined,
+): void {
   const kept = new Set(after?.replicas.map((replica) => replica.disk))
   for (const replica of before?.replicas ?? []) {
     if (!kept.has(replica.disk)) tx.del(keys.diskChunk(replica.disk, id))
@@ -126,7 +139,12 @@ function sameReplicas(a: readonly ReplicaRecord[], b: readonly ReplicaRecord[]):
 }
 
 /** Moves the shortfall entry; the time since when it is short survives a change of class. */
-function moveShort(tx: Transaction, id: ChunkId, before: ChunkRecord | undefined, after: ChunkRecord | undefined): void {
+function moveShort(
+  tx: Transaction,
+  id: ChunkId,
+  before: ChunkRecord | undefined,
+  after: ChunkRecord | undefined,
+): void {
   const from = before !== undefined && isHeld(before) ? shortClass(before) : undefined
   const to = after !== undefined && isHeld(after) ? shortClass(after) : undefined
   if (from === to) return

@@ -177,8 +177,19 @@ export interface CommittedObject {
 export type Accepted =
   | { readonly ok: true; readonly kind: 'done' }
   | { readonly ok: true; readonly kind: 'bucket'; readonly name: string; readonly createdMs: number }
-  | { readonly ok: true; readonly kind: 'lease'; readonly id: number; readonly count: number; readonly expiresMs: number }
-  | { readonly ok: true; readonly kind: 'committed'; readonly objects: readonly CommittedObject[]; readonly durable: number }
+  | {
+      readonly ok: true
+      readonly kind: 'lease'
+      readonly id: number
+      readonly count: number
+      readonly expiresMs: number
+    }
+  | {
+      readonly ok: true
+      readonly kind: 'committed'
+      readonly objects: readonly CommittedObject[]
+      readonly durable: number
+    }
   | {
       readonly ok: true
       readonly kind: 'registered'
@@ -200,4 +211,3 @@ export type Effect =
   | { readonly kind: 'node'; readonly node: NodeId }
   | { readonly kind: 'disk'; readonly disk: DiskNumber }
   | { readonly kind: 'corrupt'; readonly chunk: ChunkId; readonly disk: DiskNumber; readonly finding: string }
-

@@ -62,8 +62,7 @@ export const keys = {
   short: (classIndex: number, id: ChunkId): Uint8Array =>
     concatBytes([prefix('s'), new Uint8Array([classIndex]), u64(id)]),
   garbage: (sinceMs: number, id: ChunkId): Uint8Array => concatBytes([prefix('g'), u64(sinceMs), u64(id)]),
-  trash: (sinceMs: number, manifest: string): Uint8Array =>
-    concatBytes([prefix('t'), u64(sinceMs), idBytes(manifest)]),
+  trash: (sinceMs: number, manifest: string): Uint8Array => concatBytes([prefix('t'), u64(sinceMs), idBytes(manifest)]),
   node: (id: NodeId): Uint8Array => concatBytes([prefix('n'), utf8(id)]),
   disk: (number: DiskNumber): Uint8Array => concatBytes([prefix('k'), u32(number)]),
   diskById: (id: string): Uint8Array => concatBytes([prefix('i'), idBytes(id)]),
@@ -96,13 +95,19 @@ const keyDecoder = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true })
 export const keyParts = {
   bucketName: (key: Uint8Array): string => new TextDecoder().decode(key.subarray(1)),
   objectKey: (key: Uint8Array): string => keyDecoder.decode(key.subarray(5)),
-  diskChunk: (key: Uint8Array): { disk: DiskNumber; chunk: ChunkId } => ({ disk: getU32(key, 1), chunk: getU64(key, 5) }),
+  diskChunk: (key: Uint8Array): { disk: DiskNumber; chunk: ChunkId } => ({
+    disk: getU32(key, 1),
+    chunk: getU64(key, 5),
+  }),
   chunk: (key: Uint8Array): ChunkId => getU64(key, 1),
   short: (key: Uint8Array): { classIndex: number; chunk: ChunkId } => ({
     classIndex: key[1] as number,
     chunk: getU64(key, 2),
   }),
-  garbage: (key: Uint8Array): { sinceMs: number; chunk: ChunkId } => ({ sinceMs: getU64(key, 1), chunk: getU64(key, 9) }),
+  garbage: (key: Uint8Array): { sinceMs: number; chunk: ChunkId } => ({
+    sinceMs: getU64(key, 1),
+    chunk: getU64(key, 9),
+  }),
   trash: (key: Uint8Array): { sinceMs: number; manifest: string } => ({
     sinceMs: getU64(key, 1),
     manifest: toHex(key.subarray(9, 25)),

@@ -26,7 +26,8 @@ export function grantLease(tx: Transaction, ttlMs: number): Reply {
   const cluster = tx.cluster()
   const id = cluster.nextChunk
   const end = id + leaseSpan
-  if (!Number.isSafeInteger(end)) refuse('NO_SPACE', 'every chunk id was handed out: this cluster can take no more chunks')
+  if (!Number.isSafeInteger(end))
+    refuse('NO_SPACE', 'every chunk id was handed out: this cluster can take no more chunks')
   const expiresMs = tx.nowMs + grantedTtlMs(ttlMs)
   tx.put(keys.cluster(), clusterRecord, { ...cluster, nextChunk: end })
   tx.put(keys.lease(id), leaseRecord, { end, expiresMs, open: true, uploads: 0 })

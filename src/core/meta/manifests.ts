@@ -47,7 +47,10 @@ export function putManifest(tx: Transaction, id: string, record: ManifestRecord)
 /** Takes one page of a large object; the same page again is answered the same. */
 export function stagePage(tx: Transaction, staged: StagedPage): void {
   const { commitId, page } = staged
-  demand(staged.chunks.length >= 1, `page ${page} of upload ${commitId} has no chunk: send 1 to ${limits.pageChunksMax}`)
+  demand(
+    staged.chunks.length >= 1,
+    `page ${page} of upload ${commitId} has no chunk: send 1 to ${limits.pageChunksMax}`,
+  )
   demand(
     staged.chunks.length <= limits.pageChunksMax,
     `page ${page} of upload ${commitId} has too many chunks: send 1 to ${limits.pageChunksMax}`,

@@ -38,7 +38,8 @@ export function createBucket(tx: Transaction, name: string, commitId: CommitId):
   checkBucketName(name)
   const existing = tx.get(keys.bucket(name), bucketRecord)
   if (existing !== undefined) {
-    if (existing.commitId !== commitId) refuse('ALREADY_EXISTS', `bucket ${name} exists: use it, or choose another name`)
+    if (existing.commitId !== commitId)
+      refuse('ALREADY_EXISTS', `bucket ${name} exists: use it, or choose another name`)
     return { ok: true, kind: 'bucket', name, createdMs: existing.createdMs }
   }
   const cluster = tx.cluster()
@@ -95,7 +96,7 @@ export function commit(tx: Transaction, body: CommitBody): Reply {
     const objects = known.objects.map((object, i) => {
       const operation = operations[i]
       assert(operation !== undefined, 'the same fingerprint has as many operations')
-      return named(operation, { ...object, version: known.index, modifiedMs: known.timeMs })
+      return named(operation, object)
     })
     return { ok: true, kind: 'committed', objects, durable: known.durable }
   }
@@ -144,7 +145,10 @@ function checkPut(put: Put, operations: number): void {
     demand(put.chunks.length === 0 && operations === 1, `the commit of staged ${name} must hold nothing else`)
   } else {
     const size = put.chunks.reduce((sum, chunk) => sum + chunk.length, 0)
-    demand(size === put.size, `the chunks of ${name} hold ${size} bytes, its size says ${put.size}: send what was written`)
+    demand(
+      size === put.size,
+      `the chunks of ${name} hold ${size} bytes, its size says ${put.size}: send what was written`,
+    )
   }
   const metadataBytes = put.metadata.reduce((sum, { name, value }) => sum + utf8(name).length + utf8(value).length, 0)
   demand(
@@ -185,7 +189,8 @@ function checkCondition(operation: Operation, before: ObjectRecord | undefined):
     `condition if-match ${quote(ifMatch)} is not an etag: use 16 hex digits, or "v" and a version`,
   )
   if (before === undefined) refuse('CONDITION_FAILED', `object ${name} does not exist: if-match does not hold`)
-  const holds = version === undefined ? toHex(before.etag) === ifMatch.toLowerCase() : before.version === Number(version)
+  const holds =
+    version === undefined ? toHex(before.etag) === ifMatch.toLowerCase() : before.version === Number(version)
   if (!holds) {
     const now = `version ${before.version} with etag ${toHex(before.etag)}`
     refuse('CONDITION_FAILED', `object ${name} is ${now}: if-match does not hold`)
@@ -244,7 +249,10 @@ function count(tx: Transaction, name: string, before: ObjectRecord | undefined, 
 function copyOf(tx: Transaction, source: ObjectRecord | undefined, commitId: CommitId): ObjectRecord {
   assert(source !== undefined, 'a copy was planned with its source')
   const manifest = getManifest(tx, source.manifest)
-  assert(manifest !== undefined && manifest.state === 'committed', `manifest ${source.manifest} of an object is committed`)
+  assert(
+    manifest !== undefined && manifest.state === 'committed',
+    `manifest ${source.manifest} of an object is committed`,
+  )
   putManifest(tx, source.manifest, { ...manifest, references: manifest.references + 1 })
   return { ...source, version: tx.index, modifiedMs: tx.nowMs, commitId }
 }
@@ -312,7 +320,14 @@ function takeInline(
   let durable = 0
   if (chunks > 0) {
     const lease = openLease(tx, body.lease)
-    const intake = { commitId: body.commitId, leaseId: body.lease, lease, copies: put.copies, concern: put.concern, pin: false }
+    const intake = {
+      commitId: body.commitId,
+      leaseId: body.lease,
+      lease,
+      copies: put.copies,
+      concern: put.concern,
+      pin: false,
+    }
     durable = takePage(tx, id, 0, put.chunks, intake).durable
   }
   const pages = chunks > 0 ? 1 : 0

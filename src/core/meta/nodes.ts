@@ -109,7 +109,7 @@ function fenceDisk(tx: Transaction, number: DiskNumber, state?: DiskState): void
 export function nodeDown(tx: Transaction, node: NodeId, incarnation: string): void {
   const before = tx.get(keys.node(node), nodeRecord)
   if (before === undefined || before.incarnation !== incarnation || before.health === 'down') return
-  for (const number of before.disks) fenceDisk(tx, number)
+  for (const number of before.disks) if (getDisk(tx, number)?.node === node) fenceDisk(tx, number)
   tx.put(keys.node(node), nodeRecord, { ...before, health: 'down', sinceMs: tx.nowMs })
   tx.effect({ kind: 'node', node })
 }

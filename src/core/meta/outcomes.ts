@@ -71,10 +71,7 @@ export function keepOutcome(
   forgetOld(tx, 2)
   const sequence = tx.counters.outcomesTo
   tx.put(keys.outcome(commitId), outcomeRecord, {
-    index: tx.index,
-    timeMs: tx.nowMs,
     durable,
-    sequence,
     fingerprint,
     objects,
   })

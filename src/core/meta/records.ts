@@ -178,14 +178,18 @@ export const leaseRecord = struct({
 export type LeaseRecord = TypeOf<typeof leaseRecord>
 
 /** What one operation of a commit did; with the repeated command's names it makes the same answer again. */
-const outcomeObject = struct({ size: uint, etag: fixed(8), contentType: text, chunks: uint, removed: bool })
+const outcomeObject = struct({
+  size: uint,
+  etag: fixed(8),
+  version: uint,
+  modifiedMs: uint,
+  contentType: text,
+  chunks: uint,
+  removed: bool,
+})
 
 export const outcomeRecord = struct({
-  /** Raft index of the commit: the version of its objects. */
-  index: uint,
-  timeMs: uint,
   durable: uint,
-  sequence: uint,
   /** CRC-32C of what makes it the same commit: kinds, names, sizes and tags. */
   fingerprint: uint,
   objects: list(outcomeObject),

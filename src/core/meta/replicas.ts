@@ -114,7 +114,10 @@ export function trim(tx: Transaction, body: Extract<Command, { kind: 'trim' }>):
     if (number !== body.disk && holds && sound) proven.add(number)
   }
   if (proven.size < chunk.copies) {
-    refuse('CONDITION_FAILED', `${name} has ${proven.size} proven other copies, ${chunk.copies} are wanted: verify more`)
+    refuse(
+      'CONDITION_FAILED',
+      `${name} has ${proven.size} proven other copies, ${chunk.copies} are wanted: verify more`,
+    )
   }
   putDeleting(tx, body.chunk, chunk, [replica])
 }

@@ -54,10 +54,7 @@ export function handleSnapshotOffer(state: RaftState, offer: SnapshotOffer): voi
 
 export function acknowledgeSnapshot(state: RaftState, to: string, session: number, index: number): void {
   const { term } = state
-  state.emit(
-    { kind: 'appendReply', to, term, session, accepted: true, index, hintIndex: 0, hintTerm: 0 },
-    true,
-  )
+  state.emit({ kind: 'appendReply', to, term, session, accepted: true, index, hintIndex: 0, hintTerm: 0 }, true)
 }
 
 export function handleTimeoutNow(state: RaftState, message: TimeoutNow): void {

@@ -171,6 +171,7 @@ function checkEntries(prevIndex: number, prevTerm: number, term: number, entries
   for (const item of entries) {
     if (item.index !== index + 1) throw new SchemaError('entries are not contiguous')
     if (item.term < last || item.term > term) throw new SchemaError('terms of entries are out of order')
+    if (item.type === 'config') decodeConfig(item.payload)
     index = item.index
     last = item.term
   }

@@ -9,7 +9,13 @@
 import { assert } from '../../base/assert.ts'
 import type { NodeId } from '../../model/ids.ts'
 import { campaign, handleVoteReply, handleVoteRequest, ownVoteSaved } from './election.ts'
-import { acknowledgeSnapshot, handleAppend, handleHeartbeat, handleSnapshotOffer, handleTimeoutNow } from './follower.ts'
+import {
+  acknowledgeSnapshot,
+  handleAppend,
+  handleHeartbeat,
+  handleSnapshotOffer,
+  handleTimeoutNow,
+} from './follower.ts'
 import * as leading from './leader.ts'
 import type { RaftLog } from './log.ts'
 import type { Message, SnapshotOffer } from './messages.ts'
@@ -74,6 +80,11 @@ export class Raft {
   matchOf(id: NodeId): number {
     if (id === this.#state.id) return this.#state.log.durable
     return this.#state.progress.get(id)?.match ?? 0
+  }
+
+  /** Leader: replication session of `id`, which its answers must carry; 0 otherwise. */
+  sessionOf(id: NodeId): number {
+    return this.#state.progress.get(id)?.session ?? 0
   }
 
   /** Leader: lowest match of the members that answer, which compaction should not pass without need. */

@@ -73,7 +73,10 @@ export class Formation {
   async load(): Promise<Identity> {
     const ids = this.#peers.map((peer) => peer.id)
     if (new Set(ids).size !== ids.length || !ids.includes(this.#config.id)) {
-      throw new StoreError('USAGE', `start meta node ${this.#config.id}: --peers must list every meta node once, this one too`)
+      throw new StoreError(
+        'USAGE',
+        `start meta node ${this.#config.id}: --peers must list every meta node once, this one too`,
+      )
     }
     const stored = await this.#files.read(identityName)
     if (stored === undefined) {
@@ -82,10 +85,16 @@ export class Formation {
     } else {
       const identity = unseal(identityRecord, stored)
       if (identity === undefined) {
-        throw new StoreError('CORRUPT', `start meta node ${this.#config.id}: ${identityName} is damaged: remove this member and add it again with an empty directory`)
+        throw new StoreError(
+          'CORRUPT',
+          `start meta node ${this.#config.id}: ${identityName} is damaged: remove this member and add it again with an empty directory`,
+        )
       }
       if (identity.node !== this.#config.id) {
-        throw new StoreError('WRONG_CLUSTER', `start meta node ${this.#config.id}: the directory belongs to node ${identity.node}: give each node its own`)
+        throw new StoreError(
+          'WRONG_CLUSTER',
+          `start meta node ${this.#config.id}: the directory belongs to node ${identity.node}: give each node its own`,
+        )
       }
       this.#identity = identity
     }
@@ -95,7 +104,9 @@ export class Formation {
   #current(): Identity {
     const identity = this.#identity
     if (identity === undefined) {
-      throw new StoreError('UNAVAILABLE', `meta node ${this.#config.id} is starting: try again`, { outcome: 'definite' })
+      throw new StoreError('UNAVAILABLE', `meta node ${this.#config.id} is starting: try again`, {
+        outcome: 'definite',
+      })
     }
     return identity
   }
@@ -152,8 +163,11 @@ export class Formation {
     const mine = this.#peerList().join(',')
     const different = others.filter((_, i) => replies[i] !== undefined && replies[i]?.peers.join(',') !== mine)
     if (different.length > 0) {
-      this.#say('warn', 'peers were started with another list of peers', { peers: different.map((p) => p.id).join(',') })
-    } else if (silent.length > 0) this.#say('info', 'waiting for peers to form a cluster', { missing: silent.join(',') })
+      this.#say('warn', 'peers were started with another list of peers', {
+        peers: different.map((p) => p.id).join(','),
+      })
+    } else if (silent.length > 0)
+      this.#say('info', 'waiting for peers to form a cluster', { missing: silent.join(',') })
     return silent.length === 0 && different.length === 0 && this.#peers[0]?.id === this.#config.id
   }
 
@@ -174,9 +188,11 @@ export class Formation {
     // A peer that misses this learns it from anybody's Hello.
     await Promise.all(
       others.map((peer) =>
-        this.#env.net.call(peer.address, raftMethods.form, request, { timeoutMs: helloTimeoutMs }).catch((error: unknown) => {
-          this.#env.log.warn('peer was not told of the new cluster', { peer: peer.id, reason: reasonOf(error) })
-        }),
+        this.#env.net
+          .call(peer.address, raftMethods.form, request, { timeoutMs: helloTimeoutMs })
+          .catch((error: unknown) => {
+            this.#env.log.warn('peer was not told of the new cluster', { peer: peer.id, reason: reasonOf(error) })
+          }),
       ),
     )
   }
@@ -202,7 +218,10 @@ export class Formation {
       const identity = this.#current()
       if (identity.clusterId === clusterId) return
       if (identity.clusterId !== '') {
-        throw new StoreError('WRONG_CLUSTER', `meta node ${identity.node} belongs to cluster ${identity.clusterId} already`)
+        throw new StoreError(
+          'WRONG_CLUSTER',
+          `meta node ${identity.node} belongs to cluster ${identity.clusterId} already`,
+        )
       }
       await this.#save({ ...identity, clusterId, config: { members } })
       this.#wake()

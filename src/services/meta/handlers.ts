@@ -248,7 +248,10 @@ function checkPlace(request: holdfast.v1.PlaceRequest): void {
   }
   for (const [field, list] of Object.entries({ exclude: request.exclude, have: request.have })) {
     if (list.length > placeListMax) {
-      throw new StoreError('INVALID_ARGUMENT', `field ${field} has ${list.length} entries: want at most ${placeListMax}`)
+      throw new StoreError(
+        'INVALID_ARGUMENT',
+        `field ${field} has ${list.length} entries: want at most ${placeListMax}`,
+      )
     }
     for (const disk of list) diskNumber(disk, field)
   }

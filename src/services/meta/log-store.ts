@@ -205,7 +205,12 @@ export class LogStore {
   }
 
   /** One atomic, synced batch: replaces everything from `truncateFrom` on by `entries`, with hard state and commit hint. */
-  append(truncateFrom: number | undefined, entries: readonly Entry[], hard: HardState | undefined, commit: number): Promise<void> {
+  append(
+    truncateFrom: number | undefined,
+    entries: readonly Entry[],
+    hard: HardState | undefined,
+    commit: number,
+  ): Promise<void> {
     return this.#exclusive(async () => {
       const oldLast = this.lastIndex
       const operations: KvOperation[] = []
@@ -245,9 +250,7 @@ export class LogStore {
   closeWatermark(commit: number): Promise<void> {
     return this.#exclusive(async () => {
       const watermark = this.#synced
-      await this.#write([
-        { type: 'put', key: hardKey, value: seal(hardRecord, { ...this.#hard, commit, watermark }) },
-      ])
+      await this.#write([{ type: 'put', key: hardKey, value: seal(hardRecord, { ...this.#hard, commit, watermark }) }])
       this.#commit = commit
       this.#watermark = watermark
     })
@@ -355,9 +358,13 @@ export class LogStore {
       await this.#kv.batch(operations, { sync })
     } catch (error) {
       // A failed write may be there in part: nothing that this store says can be relied on any more.
-      this.#failure = new StoreError('IO', `write the raft log: ${asStoreError(error, 'batch').message}; the node stops`, {
-        cause: error,
-      })
+      this.#failure = new StoreError(
+        'IO',
+        `write the raft log: ${asStoreError(error, 'batch').message}; the node stops`,
+        {
+          cause: error,
+        },
+      )
       throw this.#failure
     }
   }

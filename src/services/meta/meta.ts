@@ -53,6 +53,7 @@ class Node implements MetaNode {
   #started = false
   #stopping = false
   #fatal = false
+  readonly #fatalHandlers: ((reason: Error) => void)[] = []
   /** Term in which this node leads. */
   #leads: number | undefined
 
@@ -63,8 +64,9 @@ class Node implements MetaNode {
     this.#control = createControl(env, { replicator: this.#replicator, queries: this.#machine.queries }, config)
     this.#replicator.onApplied((index, results) => this.#control.onApplied(index, results))
     this.#replicator.onLeadership((term) => this.#onLeadership(term))
-    this.#replicator.onFatal(() => {
+    this.#replicator.onFatal((reason) => {
       this.#fatal = true
+      for (const handler of this.#fatalHandlers) handler(reason)
     })
   }
 
@@ -83,11 +85,23 @@ class Node implements MetaNode {
 
   async stop(): Promise<void> {
     this.#stopping = true
-    const drained = this.#service?.drain() ?? Promise.resolve()
-    await Promise.race([drained, this.#delay(drainMs)])
+    await this.#drain()
     await this.#control.stop()
     await this.#replicator.stop()
     await this.#machine.close()
+  }
+
+  /** Waits for calls in flight, but not for ever: without a quorum they may never end. */
+  #drain(): Promise<void> {
+    return new Promise((resolve) => {
+      const timer = this.#env.clock.after(drainMs, resolve)
+      const finish = (): void => {
+        timer.cancel()
+        resolve()
+      }
+      const drained = this.#service?.drain() ?? Promise.resolve()
+      drained.then(finish, finish)
+    })
   }
 
   ready(): boolean {
@@ -103,7 +117,7 @@ class Node implements MetaNode {
   }
 
   onFatal(handler: (reason: Error) => void): void {
-    this.#replicator.onFatal(handler)
+    this.#fatalHandlers.push(handler)
   }
 
   #onLeadership(term: number | undefined): void {

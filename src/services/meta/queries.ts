@@ -188,8 +188,7 @@ export function createQueries(current: () => KvReader): MetaQueries {
         ...keyParts.trash(entry.key),
         nextPage: decode(trashRecord, entry.value).nextPage,
       })),
-    findings: () =>
-      scan({ gte: keys.finding(0), lt: prefixEnd('x') }, (entry) => decode(findingRecord, entry.value)),
+    findings: () => scan({ gte: keys.finding(0), lt: prefixEnd('x') }, (entry) => decode(findingRecord, entry.value)),
   }
 }
 

@@ -1,17 +1,48 @@
 /**
- * The replicator: runs the pure Raft core against a log store, a transport and a state machine (thin first version: the
- * signature only).
+ * The replicator: runs the pure Raft core against disk, network and state machine.
+ *
+ * Messages, ticks and proposals are stepped into the core synchronously; `#pump` then carries out what it asks for, in
+ * three lanes: messages at once; one append task at a time (what comes meanwhile gathers for the next: group commit);
+ * one apply task at a time. Nothing awaits between reading the core's term and stamping entries, because all of that is
+ * inside the core.
+ * Invariants: the state machine is used by one task at a time (apply, snapshot, install); any failed write or broken
+ * invariant is fatal: the node stops voting and serving and never writes again; every waiter is settled.
  */
 
-import type { NetServer } from '../../ports/net.ts'
+import { emptyBytes } from '../../base/bytes.ts'
+import { asStoreError, StoreError } from '../../model/errors.ts'
+import type { ClusterId, NodeId } from '../../model/ids.ts'
+import type { Timer } from '../../ports/clock.ts'
 import type { Env } from '../../ports/env.ts'
 import type { Files } from '../../ports/files.ts'
 import type { KvFactory } from '../../ports/kv.ts'
+import type { NetServer } from '../../ports/net.ts'
 import type { MetaConfig } from '../../config/types.ts'
-import type { ClusterId } from '../../model/ids.ts'
-import { StoreError } from '../../model/errors.ts'
-import type { RaftLimits } from '../../core/raft/types.ts'
-import type { Replicator, StateMachine } from './types.ts'
+import type { Message, SnapshotOffer } from '../../core/raft/messages.ts'
+import { Raft } from '../../core/raft/raft.ts'
+import {
+  type AppendTask,
+  type ApplyTask,
+  defaultRaftLimits,
+  type Entry,
+  type FetchTask,
+  type Member,
+  type RaftLimits,
+  type Ready,
+} from '../../core/raft/types.ts'
+import type { Reply } from '../../core/meta/commands.ts'
+import { raftMethods } from '../../wire/methods.ts'
+import { Formation } from './formation.ts'
+import type { HardStateSlots } from './hard-state.ts'
+import type { LogStore } from './log-store.ts'
+import { bootRaft } from './raft-boot.ts'
+import { unknownOutcome, Waiters } from './raft-waiters.ts'
+import { Leadership } from './raft-leadership.ts'
+import { Snapshots } from './raft-snapshots.ts'
+import { statusOf } from './raft-status.ts'
+import { receiveSnapshot } from './snapshot-transfer.ts'
+import { type LinkIdentity, Transport } from './transport.ts'
+import type { AppliedEntry, AppliedReply, Replicator, ReplicatorStatus, StateMachine } from './types.ts'
 
 /** Where a meta node keeps what must survive: small files and its two key-value stores. */
 export interface MetaStores {
@@ -35,5 +66,457 @@ export function createReplicator(
   config: MetaConfig,
   limits: Partial<RaftLimits> = {},
 ): RaftReplicator {
-  throw new StoreError('INTERNAL', `not built yet: ${[env, stores, machine, config, limits].length}`)
+  return new RaftHost(env, stores, machine, config, { ...defaultRaftLimits, ...limits })
+}
+
+/** Proposals that wait to be applied; beyond it, callers are told to come back. */
+const waitersMax = 32768
+/** Ticks without an append after which the closing watermark is written. */
+const idleTicks = 10
+
+/** What exists only while the node runs. */
+interface Running {
+  readonly core: Raft
+  readonly store: LogStore
+  readonly slots: HardStateSlots
+  readonly transport: Transport
+  readonly self: LinkIdentity
+  readonly snapshots: Snapshots
+}
+
+class RaftHost implements RaftReplicator {
+  readonly #env: Env
+  readonly #stores: MetaStores
+  readonly #machine: StateMachine
+  readonly #config: MetaConfig
+  readonly #limits: RaftLimits
+  readonly #formation: Formation
+  readonly #waiters = new Waiters()
+  readonly #abort = new AbortController()
+  #running: Running | undefined
+  #phase: 'new' | 'running' | 'stopping' | 'stopped' = 'new'
+  #timer: Timer | undefined
+  #pumpQueued = false
+  /** One user of the state machine at a time. */
+  #machineQueue: Promise<void> = Promise.resolve()
+  /** Lanes under way, to be waited for at stop. */
+  readonly #tasks = new Set<Promise<void>>()
+  #compacting = false
+  #idleTicks = 0
+  #fatalReason: Error | undefined
+  readonly #leadership: Leadership
+  readonly #appliedHandlers: ((index: number, results: readonly AppliedReply[]) => void)[] = []
+  readonly #fatalHandlers: ((reason: Error) => void)[] = []
+
+  constructor(env: Env, stores: MetaStores, machine: StateMachine, config: MetaConfig, limits: RaftLimits) {
+    this.#env = env
+    this.#stores = stores
+    this.#machine = machine
+    this.#config = config
+    this.#limits = limits
+    this.#formation = new Formation(env, stores.files, config)
+    this.#leadership = new Leadership(env.log)
+  }
+
+  clusterId(): ClusterId | undefined {
+    const id = this.#formation.identity?.clusterId
+    return id === '' ? undefined : id
+  }
+
+  onLeadership(handler: (term: number | undefined) => void): void {
+    this.#leadership.onChange(handler)
+  }
+
+  onApplied(handler: (index: number, results: readonly AppliedReply[]) => void): void {
+    this.#appliedHandlers.push(handler)
+  }
+
+  onFatal(handler: (reason: Error) => void): void {
+    this.#fatalHandlers.push(handler)
+  }
+
+  bind(server: NetServer): void {
+    server.unary(raftMethods.hello, async () => this.#formation.onHello(this.#running?.core.config.config.members))
+    server.unary(raftMethods.form, (request) => this.#formation.onForm(request))
+    server.stream(raftMethods.messages, (stream) => {
+      if (this.#running === undefined) stream.destroy(this.#notRunning())
+      else this.#running.transport.accept(stream)
+    })
+    server.stream(raftMethods.snapshot, (stream) => {
+      const running = this.#running
+      if (running === undefined) {
+        stream.destroy(this.#notRunning())
+        return
+      }
+      const receiver = {
+        self: running.self,
+        incarnationOf: (id: NodeId) => this.#member(id)?.incarnation,
+        install: (offer: SnapshotOffer, pieces: AsyncIterable<Uint8Array>) => running.snapshots.install(offer, pieces),
+      }
+      receiveSnapshot(this.#env, receiver, stream, this.#abort.signal)
+    })
+  }
+
+  #notRunning(): StoreError {
+    const state = this.#phase === 'new' ? 'starting' : 'stopping'
+    return new StoreError('UNAVAILABLE', `meta node ${this.#config.id} is ${state}: try again`, { outcome: 'definite' })
+  }
+
+  async start(): Promise<void> {
+    const loaded = await this.#formation.load()
+    const identity = loaded.clusterId === '' ? await this.#formation.form() : loaded
+    if (this.#phase !== 'new') throw new StoreError('SHUTTING_DOWN', 'start raft: the node is stopping')
+    const applied = this.#machine.appliedIndex()
+    const { store, slots, start, cut } = await bootRaft(this.#stores, this.#formation, applied, this.#limits.cacheBytes)
+    if (this.#phase !== 'new') {
+      await store.close()
+      throw new StoreError('SHUTTING_DOWN', 'start raft: the node is stopping')
+    }
+    if (cut > 0) this.#env.log.warn('cut a torn tail off the raft log', { entries: cut, last: start.lastIndex })
+    const { electionTicks, heartbeatTicks } = this.#config.raft
+    const seed = Math.floor(this.#env.entropy.unit() * 0x1_0000_0000)
+    const core = new Raft({ ...start, id: this.#config.id, electionTicks, heartbeatTicks, limits: this.#limits, seed })
+    const self = { node: identity.node, incarnation: identity.incarnation, clusterId: identity.clusterId }
+    const transport = new Transport(this.#env, self, {
+      incarnationOf: (id) => this.#member(id)?.incarnation,
+      addressesOf: (id) => this.#addressesOf(id),
+      onMessages: (messages) => this.#receive(messages),
+      onUnreachable: (id) => this.#core((raft) => raft.unreachable(id)),
+    })
+    const snapshots = new Snapshots({
+      env: this.#env,
+      machine: this.#machine,
+      core,
+      store,
+      self,
+      signal: this.#abort.signal,
+      addressOf: (id) => this.#addressesOf(id)[0] ?? '',
+      onMachine: (task) => this.#onMachine(task),
+      use: (step) => this.#core(step),
+      pump: () => this.#pump(),
+      progress: () => Promise.race([...this.#tasks, this.#turn()]),
+      failed: () => this.#fatalReason !== undefined || this.#phase === 'stopped',
+      fatal: (error) => this.#fatal(error),
+    })
+    this.#running = { core, store, slots, transport, self, snapshots }
+    this.#phase = 'running'
+    this.#env.log.info('raft started', { term: core.view.term, last: core.view.lastIndex, applied })
+    if (core.config.config.members.length === 1) core.campaign()
+    this.#armTimer()
+    this.#pump()
+  }
+
+  #member(id: NodeId): Member | undefined {
+    return this.#running?.core.config.config.members.find((member) => member.id === id)
+  }
+
+  /** The configured address of a peer first: it is the one the operator gave for traffic between meta nodes. */
+  #addressesOf(id: NodeId): readonly string[] {
+    const configured = this.#config.peers.filter((peer) => peer.id === id).map((peer) => peer.address)
+    return [...new Set([...configured, ...(this.#member(id)?.addresses ?? [])])]
+  }
+
+  /** One tick a timer firing: after a pause of the process, what arrived meanwhile is heard before any timeout. */
+  #armTimer(): void {
+    this.#timer = this.#env.clock.after(this.#config.raft.tickMs, () => {
+      if (this.#phase !== 'running' && this.#phase !== 'stopping') return
+      this.#armTimer()
+      this.#core((raft) => raft.tick())
+      this.#idle()
+    })
+  }
+
+  /** Runs `use` on the core and then carries out what it asks for. A broken invariant is fatal. */
+  #core(use: (raft: Raft) => void): void {
+    const running = this.#running
+    if (running === undefined || this.#fatalReason !== undefined || this.#phase === 'stopped') return
+    try {
+      use(running.core)
+    } catch (error) {
+      this.#fatal(error)
+      return
+    }
+    this.#schedule()
+  }
+
+  #receive(messages: readonly Message[]): void {
+    this.#core((raft) => {
+      for (const message of messages) raft.step(message)
+    })
+  }
+
+  /** Pumps once after all that happens in this turn. */
+  #schedule(): void {
+    if (this.#pumpQueued) return
+    this.#pumpQueued = true
+    Promise.resolve()
+      .then(() => {
+        this.#pumpQueued = false
+        this.#pump()
+      })
+      .catch((error: unknown) => this.#fatal(error))
+  }
+
+  #pump(): void {
+    const running = this.#running
+    if (running === undefined || this.#fatalReason !== undefined || this.#phase === 'stopped') return
+    try {
+      for (let ready = running.core.ready(); ready !== undefined; ready = running.core.ready()) {
+        this.#carryOut(running, ready)
+      }
+      this.#noticeRole(running.core)
+      this.#waiters.serveReads(running.core.view.applied)
+      running.transport.flush()
+    } catch (error) {
+      this.#fatal(error)
+    }
+  }
+
+  #carryOut(running: Running, ready: Ready): void {
+    running.transport.queue(ready.send)
+    for (const token of ready.droppedReads) this.#waiters.dropRead(token, this.#notLeader())
+    for (const { token, index } of ready.reads) this.#waiters.confirmRead(token, index, running.core.view.applied)
+    const { append, apply } = ready
+    if (append !== undefined) this.#append(running, append)
+    if (apply !== undefined) this.#run(() => this.#onMachine(() => this.#apply(running, apply)))
+    for (const fetch of ready.fetches) this.#run(() => this.#fetch(running, fetch))
+    for (const { to, term } of ready.snapshots) this.#run(() => running.snapshots.send(to, term))
+  }
+
+  /** Starts a task whose failure is fatal, and remembers it for stop. */
+  #run(task: () => Promise<void>): void {
+    const run: Promise<void> = task()
+      .catch((error: unknown) => {
+        this.#fatal(error)
+      })
+      .finally(() => this.#tasks.delete(run))
+    this.#tasks.add(run)
+  }
+
+  /** One turn of waiting that always ends: for loops that look again when any lane moved. */
+  #turn(): Promise<void> {
+    return new Promise((resolve) => {
+      this.#env.clock.after(this.#config.raft.tickMs, resolve)
+    })
+  }
+
+  /** Runs `task` when nobody else uses the state machine. */
+  #onMachine(task: () => Promise<void>): Promise<void> {
+    const run = this.#machineQueue.then(task)
+    this.#machineQueue = run.catch(() => undefined)
+    return run
+  }
+
+  #append(running: Running, task: AppendTask): void {
+    this.#idleTicks = 0
+    if (!task.mustSync) this.#appended(running, task)
+    else {
+      this.#run(async () => {
+        // The slots first: when the two copies differ after a crash, the newer vote must be the one that was acted upon.
+        if (task.hardState !== undefined) await running.slots.save(task.hardState)
+        await running.store.append(task.truncateFrom, task.entries, task.hardState, task.commit)
+        if (this.#fatalReason !== undefined) return
+        this.#appended(running, task)
+        this.#pump()
+      })
+    }
+  }
+
+  #appended(running: Running, task: AppendTask): void {
+    running.core.appendDone(task.seq)
+    running.transport.queue(task.sendAfter)
+  }
+
+  async #apply(running: Running, task: ApplyTask): Promise<void> {
+    // A snapshot that was installed meanwhile covers these entries.
+    if (running.core.view.applied >= task.last || this.#fatalReason !== undefined) return
+    let next = task.first
+    while (next <= task.last) {
+      const group = task.entries ?? (await running.store.read(next, task.last, this.#limits.applyBytes))
+      const entries = group.map(toApplied)
+      const last = entries.at(-1)?.index
+      if (last === undefined) throw new StoreError('DATA_LOST', `apply: entry ${next} is not in the raft log`)
+      const results = await this.#machine.apply(entries)
+      next = last + 1
+      if (this.#fatalReason !== undefined) return
+      if (next > task.last) running.core.applyDone(task.last)
+      this.#waiters.applied(entries, results)
+      for (const handler of this.#appliedHandlers) handler(last, results)
+    }
+    this.#compactIfLarge(running)
+    this.#pump()
+  }
+
+  async #fetch(running: Running, task: FetchTask): Promise<void> {
+    let entries: Entry[] = []
+    try {
+      entries = await running.store.read(task.first, task.last, task.bytes)
+    } catch (error) {
+      // Compacted away meanwhile: the core will send a snapshot instead.
+      if (task.first > running.store.baseIndex) throw error
+    }
+    if (task.first <= running.store.baseIndex) entries = []
+    this.#core((raft) => raft.fetched(task.to, entries))
+  }
+
+  /** Drops the prefix that is applied, when there is a lot of it; keeps a margin, and what slow followers still need. */
+  #compactIfLarge(running: Running): void {
+    const { core, store } = running
+    const { compactEntries, compactBytes, trailingEntries } = this.#limits
+    const { applied } = core.view
+    const kept = applied - core.log.baseIndex
+    const entriesOver = kept / compactEntries
+    const bytesOver = store.bytes / compactBytes
+    const over = Math.max(entriesOver, bytesOver)
+    if (this.#compacting || running.snapshots.installing || over <= 1) return
+    let target = applied - Math.min(trailingEntries, Math.floor(kept / 4))
+    // A follower that is merely slow is spared the snapshot, up to four times the size.
+    if (over <= 4) target = Math.min(target, core.slowestMatch())
+    const term = core.log.term(target)
+    if (target <= core.log.baseIndex || term === undefined) return
+    this.#compacting = true
+    const config = core.log.configAt(target)
+    core.compacted(target)
+    this.#run(async () => {
+      await store.compact(target, term, config)
+      this.#compacting = false
+    })
+  }
+
+  /** When nothing was appended for a while, the watermark catches up with the log, so that its end is covered too. */
+  #idle(): void {
+    const running = this.#running
+    if (running === undefined || !running.store.watermarkBehind || ++this.#idleTicks < idleTicks) return
+    this.#idleTicks = 0
+    this.#run(() => running.store.closeWatermark(Math.min(running.core.view.commit, running.store.lastIndex)))
+  }
+
+  propose(payload: Uint8Array): Promise<Reply> {
+    const running = this.#running
+    if (this.#phase !== 'running' || running === undefined || this.#fatalReason !== undefined) {
+      return Promise.reject(this.#notServing())
+    }
+    if (this.#waiters.size >= waitersMax) return Promise.reject(overloaded())
+    const result = running.core.propose(payload)
+    if (!result.ok) return Promise.reject(result.reason === 'overloaded' ? overloaded() : this.#notLeader())
+    const answer = this.#waiters.proposal(result.term, result.index)
+    this.#schedule()
+    return answer
+  }
+
+  barrier(): Promise<void> {
+    const running = this.#running
+    if (this.#phase !== 'running' || running === undefined || this.#fatalReason !== undefined) {
+      return Promise.reject(this.#notServing())
+    }
+    return this.#waiters.read((token) => {
+      const result = running.core.readIndex(token)
+      if (result === 'overloaded') throw overloaded()
+      if (result === 'not-leader') throw this.#notLeader()
+      this.#schedule()
+    })
+  }
+
+  #notServing(): StoreError {
+    if (this.#phase === 'stopping' || this.#phase === 'stopped' || this.#fatalReason !== undefined) {
+      return new StoreError('SHUTTING_DOWN', `meta node ${this.#config.id} is stopping: ask another one`)
+    }
+    return this.#notLeader()
+  }
+
+  #notLeader(): StoreError {
+    const leader = this.status().leaderAddresses
+    const view = this.#running?.core.view
+    const handing = view?.role === 'leader'
+    const where = handing || leader.length === 0 ? 'no leader is known yet: try again' : `ask ${leader[0]}`
+    return new StoreError('NOT_LEADER', `meta node ${this.#config.id} does not lead: ${where}`, {
+      details: { leader: handing ? [] : leader },
+    })
+  }
+
+  /** Fails those who wait when leadership is lost, then tells the handlers. */
+  #noticeRole(core: Raft): void {
+    this.#leadership.notice(core.view, () => this.#waiters.failAll(unknownOutcome, () => this.#notLeader()))
+  }
+
+  status(): ReplicatorStatus {
+    const { id } = this.#config
+    const running = this.#running
+    if (running === undefined) {
+      return { id, role: 'follower', term: 0, commit: 0, applied: 0, leader: undefined, leaderAddresses: [], peers: [] }
+    }
+    return statusOf(running.core, this.#config, (peer) => running.transport.reachable(peer))
+  }
+
+  /** The node cannot go on. Returns the reason, so that callers can throw it. */
+  #fatal(error: unknown): Error {
+    const reason = error instanceof Error ? error : new Error(String(error))
+    if (this.#fatalReason !== undefined || this.#phase === 'stopped') return reason
+    this.#fatalReason = reason
+    this.#env.log.error('raft cannot go on', { reason: reason.message })
+    this.#timer?.cancel()
+    this.#abort.abort()
+    this.#running?.transport.stop()
+    this.#waiters.failAll(unknownOutcome, () => this.#notServing())
+    this.#leadership.withdraw()
+    for (const handler of this.#fatalHandlers) handler(reason)
+    return reason
+  }
+
+  async stop(): Promise<void> {
+    if (this.#phase === 'stopping' || this.#phase === 'stopped') return
+    const running = this.#running
+    this.#phase = 'stopping'
+    this.#formation.stop()
+    if (running === undefined) {
+      this.#phase = 'stopped'
+      return
+    }
+    if (this.#fatalReason === undefined) await this.#handOver(running.core)
+    this.#phase = 'stopped'
+    this.#timer?.cancel()
+    this.#abort.abort()
+    running.transport.stop()
+    this.#leadership.withdraw()
+    this.#waiters.failAll(unknownOutcome, () => this.#notServing())
+    await Promise.all([...this.#tasks])
+    await this.#machineQueue
+    if (this.#fatalReason === undefined && running.store.watermarkBehind) {
+      await running.store.closeWatermark(Math.min(running.core.view.commit, running.store.lastIndex))
+    }
+    await running.store.close()
+  }
+
+  /** Gives leadership to the member that has most, and waits (bounded) until another one leads. */
+  async #handOver(core: Raft): Promise<void> {
+    const { id, raft } = this.#config
+    const others = core.config.config.members.map((member) => member.id).filter((other) => other !== id)
+    const [best] = others.toSorted((a, b) => core.matchOf(b) - core.matchOf(a))
+    if (best === undefined || core.view.role !== 'leader') return
+    this.#core((machine) => machine.transfer(best))
+    await new Promise<void>((resolve) => {
+      const timer = this.#env.clock.after(raft.tickMs * raft.electionTicks, () => finish())
+      const finish = (): void => {
+        timer.cancel()
+        this.#leadership.unwatch(wake)
+        resolve()
+      }
+      const wake = (): void => {
+        const { role, leader } = core.view
+        if ((role !== 'leader' && leader !== '') || this.#fatalReason !== undefined) finish()
+      }
+      this.#leadership.watch(wake)
+    })
+  }
+}
+
+function toApplied(entry: Entry): AppliedEntry {
+  const { index, term } = entry
+  return { index, term, payload: entry.type === 'command' ? entry.payload : emptyBytes }
+}
+
+function overloaded(): StoreError {
+  return new StoreError('OVERLOADED', 'replicate a command: too many are waiting: try again shortly', {
+    details: { retryAfterMs: 100 },
+  })
 }

@@ -187,7 +187,8 @@ function startKey(request: holdfast.v1.ListObjectsRequest): Uint8Array | undefin
   const { prefix, after, delimiter } = request
   const start = utf8(prefix)
   if (after === '') return start
-  const folded = delimiter !== '' && after.length > prefix.length && after.startsWith(prefix) && after.endsWith(delimiter)
+  const folded =
+    delimiter !== '' && after.length > prefix.length && after.startsWith(prefix) && after.endsWith(delimiter)
   const next = folded ? keyAfterPrefix(utf8(after)) : utf8(`${after}\0`)
   if (next === undefined) return undefined
   return compareBytes(next, start) < 0 ? start : next

@@ -27,7 +27,11 @@ export interface MetaService {
 }
 
 /** Registers the Meta service. */
-export function serveMeta(server: NetServer, calls: MetaCalls, env: Pick<Env, 'clock' | 'metrics' | 'log'>): MetaService {
+export function serveMeta(
+  server: NetServer,
+  calls: MetaCalls,
+  env: Pick<Env, 'clock' | 'metrics' | 'log'>,
+): MetaService {
   const gate = new Gate(env)
   bindUnary(server, calls, gate)
   server.stream(metaMethods.session, (stream) => serveSession(stream, calls, gate))

@@ -7,7 +7,7 @@
  * pieces to the state machine under back-pressure, and answers only when everything is durable.
  */
 
-import { equalBytes } from '../../base/bytes.ts'
+import { concatBytes, equalBytes } from '../../base/bytes.ts'
 import { SchemaError } from '../../base/schema.ts'
 import { asStoreError, StoreError } from '../../model/errors.ts'
 import type { NodeId } from '../../model/ids.ts'
@@ -35,14 +35,6 @@ function sumOf(hasher: Hasher, bytes: Uint8Array): Uint8Array {
   const out = new Uint8Array(sumBytes)
   hasher.sumInto(bytes, out, 0)
   return out
-}
-
-/** XXH64 over all piece sums, kept as a running chain: sum(previous chain, sum), so that memory does not grow. */
-function chainSum(hasher: Hasher, chain: Uint8Array, sum: Uint8Array): Uint8Array {
-  const both = new Uint8Array(2 * sumBytes)
-  both.set(chain, 0)
-  both.set(sum, sumBytes)
-  return sumOf(hasher, both)
 }
 
 /** Restarts on every sign of progress; breaks the stream when there is none. */
@@ -82,13 +74,21 @@ export async function sendSnapshot(
   const stream: OutStream = env.net.open(address, raftMethods.snapshot)
   const state = outcomeOf(env, stream, signal)
   const { node: from, incarnation, clusterId } = self
-  const head = { clusterId, from, incarnation, to: offer.to, term: offer.term, index: offer.index, indexTerm: offer.indexTerm }
+  const head = {
+    clusterId,
+    from,
+    incarnation,
+    to: offer.to,
+    term: offer.term,
+    index: offer.index,
+    indexTerm: offer.indexTerm,
+  }
   let number = 0
-  let chain: Uint8Array = new Uint8Array(sumBytes)
+  const sums: Uint8Array[] = []
   const send = async (bytes: Uint8Array, last: boolean): Promise<void> => {
     const message = number === 0 ? encodeMessage(offer) : new Uint8Array(0)
     const sum = sumOf(env.hasher, bytes)
-    if (!last) chain = chainSum(env.hasher, chain, sum)
+    if (!last) sums.push(sum)
     const ready = stream.send({ ...head, piece: number, data: bytes, sum, last, message })
     number++
     if (!ready) await state.drained()
@@ -100,7 +100,7 @@ export async function sendSnapshot(
         if (!state.over()) await send(bytes.subarray(at, at + pieceBytesMax), false)
       }
     }
-    if (!state.over()) await send(chain, true)
+    if (!state.over()) await send(sumOf(env.hasher, concatBytes(sums)), true)
     stream.end()
     await state.done
   } catch (error) {
@@ -176,9 +176,14 @@ export interface SnapshotReceiver {
   install(offer: SnapshotOffer, pieces: AsyncIterable<Uint8Array>): Promise<void>
 }
 
-/** Serves one incoming snapshot stream. */
-export function receiveSnapshot(env: Env, receiver: SnapshotReceiver, stream: InStream): void {
+/** Serves one incoming snapshot stream; gives up when `signal` aborts. */
+export function receiveSnapshot(env: Env, receiver: SnapshotReceiver, stream: InStream, signal: AbortSignal): void {
   const queue = new PieceQueue(env, stream)
+  const abort = (): void => {
+    queue.fail(new StoreError('SHUTTING_DOWN', 'receive a snapshot: the node is stopping'))
+    stream.destroy()
+  }
+  signal.addEventListener('abort', abort, { once: true })
   let started = false
   const answer = (installed: boolean, reason: string): void => {
     stream.send({ installed, reason })
@@ -207,6 +212,7 @@ export function receiveSnapshot(env: Env, receiver: SnapshotReceiver, stream: In
   })
   stream.onEnd(() => queue.fail(new StoreError('UNAVAILABLE', 'receive a snapshot: the sender ended early')))
   stream.onClose((error) => {
+    signal.removeEventListener('abort', abort)
     queue.fail(error ?? new StoreError('UNAVAILABLE', 'receive a snapshot: the stream was closed early'))
   })
 }
@@ -236,7 +242,8 @@ class PieceQueue {
   readonly #guard: IdleGuard
   #queue: Uint8Array[] = []
   #next = 0
-  #chain: Uint8Array = new Uint8Array(sumBytes)
+  /** Eight bytes for each MiB received: small whatever the size. */
+  readonly #sums: Uint8Array[] = []
   #complete = false
   #failure: StoreError | undefined
   #wake: () => void = () => {}
@@ -261,14 +268,14 @@ class PieceQueue {
     }
     this.#next++
     if (piece.last) {
-      if (!equalBytes(piece.data, this.#chain)) {
+      if (!equalBytes(piece.data, sumOf(hasher, concatBytes(this.#sums)))) {
         this.fail(new StoreError('CORRUPT', 'receive a snapshot: the sum over all pieces does not match'))
         return
       }
       this.#complete = true
       this.close()
     } else {
-      this.#chain = chainSum(hasher, this.#chain, piece.sum)
+      this.#sums.push(piece.sum.slice())
       this.#queue.push(piece.data)
       if (this.#queue.length >= queuedPiecesMax) this.#stream.pause()
     }

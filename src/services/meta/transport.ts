@@ -188,7 +188,10 @@ export class Transport {
     stream.onMessage((frame) => {
       const messages = this.#read(frame)
       if (!Array.isArray(messages)) {
-        this.#env.metrics.count('holdfast_raft_frames_refused_total', 'Raft frames of strangers or with damaged messages')
+        this.#env.metrics.count(
+          'holdfast_raft_frames_refused_total',
+          'Raft frames of strangers or with damaged messages',
+        )
         stream.destroy(messages)
         return
       }

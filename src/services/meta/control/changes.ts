@@ -49,8 +49,8 @@ export class Changes {
       this.#waiting = this.#waiting.slice(batchMax)
       try {
         const reply = await this.#term.propose({ kind: 'replicas', changes: batch.map((waiting) => waiting.change) })
-        const refused = reply.ok ? undefined : new StoreError(reply.code, reply.message)
-        for (const waiting of batch) refused === undefined ? waiting.done() : waiting.failed(refused)
+        if (!reply.ok) throw new StoreError(reply.code, reply.message)
+        for (const waiting of batch) waiting.done()
       } catch (error) {
         for (const waiting of batch) waiting.failed(error)
       }

@@ -27,6 +27,8 @@ export interface Proof {
 export const copyingMs = 10_000
 /** A straggler is usually done at once: a first look makes it count early, and says nothing if it is not there. */
 const firstLookMs = 1000
+/** The entry's time is the leader's wall clock: a little later, so that it agrees that the deadline is over. */
+const slackMs = 100
 const lookMs = 10_000
 const checkBatch = 1024
 const verifyBatch = 16
@@ -120,8 +122,9 @@ export class Evidence {
         continue
       }
       if (this.#copying.has(key) || this.#copying.size >= copyingMax) continue
-      const dueMs = Math.min(committedMs + copyingMs, Math.max(this.#term.nowMs(), committedMs + firstLookMs))
-      this.#copying.set(key, { chunk, disk: replica.disk, dueMs, endMs: committedMs + copyingMs })
+      const endMs = committedMs + copyingMs + slackMs
+      const dueMs = Math.min(endMs, Math.max(this.#term.nowMs(), committedMs + firstLookMs))
+      this.#copying.set(key, { chunk, disk: replica.disk, dueMs, endMs })
     }
     this.#schedule()
   }

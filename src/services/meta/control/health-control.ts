@@ -34,8 +34,12 @@ export class HealthControl {
   /** Every node of the metadata gets the time a new one has to be heard. */
   start(): void {
     for (const node of this.#topology.nodes.values()) {
-      this.feed({ kind: 'known', node: node.id, health: node.record.health === 'down' ? 'down' : 'up' })
+      this.#known(node)
     }
+  }
+
+  #known(node: NodeView): void {
+    this.feed({ kind: 'known', node: node.id, health: node.record.health === 'down' ? 'down' : 'up' })
   }
 
   feed(event: HealthEvent): void {
@@ -47,8 +51,9 @@ export class HealthControl {
     return this.#watch.silentMs(node, this.#term.nowMs()) ?? 0
   }
 
-  /** The committed record of a node changed: a session that a fence overtook must register again. */
+  /** The committed record of a node changed: it may be new, and a session that a fence overtook must register again. */
   recordChanged(node: NodeView): void {
+    if (this.#watch.silentMs(node.id, this.#term.nowMs()) === undefined) this.#known(node)
     if (node.record.health !== 'down') return
     this.#topology.setHealth(node.id, 'down')
     this.#sessions.fence(node.id, 'it was declared down')

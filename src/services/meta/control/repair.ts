@@ -7,13 +7,14 @@
  * A copy counts only by a committed `copied` with the generation its node acknowledged under.
  */
 
+import { IndexedHeap } from '../../../base/heap.ts'
 import type { ChunkRecord, ReplicaRecord } from '../../../core/meta/records.ts'
 import { classify, type CountedCopy, waitMs } from '../../../core/repair/class.ts'
 import { type CopyPlan, type PlanAnswer, type RepairItem, RepairQueue, type SlotView } from '../../../core/repair/queue.ts'
 import { isStoreError } from '../../../model/errors.ts'
 import { type ChunkId, type DiskNumber, formatChunkId } from '../../../model/ids.ts'
 import { type RepairClass, repairClasses } from '../../../model/words.ts'
-import { type Changes, } from './changes.ts'
+import type { Changes } from './changes.ts'
 import { change, copyingMs, type Evidence } from './evidence.ts'
 import { RepairMeter } from './repair-meter.ts'
 import type { Sessions } from './sessions.ts'
@@ -66,6 +67,9 @@ export class Repair {
   readonly #dirty = new Set<ChunkId>()
   readonly #dirtyPump: Pump
   readonly #alarm: Alarm
+  /** Chunks whose `copying` replicas are waited for, by the end of the wait. */
+  readonly #deferred = new IndexedHeap<ChunkId, number>((a, b) => a - b)
+  readonly #deferredAlarm: Alarm
   readonly #copies = new Set<string>()
   readonly #replaceNext = new Set<string>()
   #dirtyOverflow = false
@@ -77,6 +81,7 @@ export class Repair {
     this.meter = new RepairMeter(term)
     this.#dirtyPump = new Pump(term, 'look at changed chunks', () => this.#lookAtDirty())
     this.#alarm = new Alarm(term, () => this.schedule())
+    this.#deferredAlarm = new Alarm(term, () => this.#lookAtDeferred())
   }
 
   /** The record of a chunk changed, or may have. */
@@ -111,7 +116,7 @@ export class Repair {
   /** A chunk as a disk's entry shows it. */
   consider(chunk: ChunkId, facts: ChunkFacts): void {
     if (facts.replicas.some((replica) => replica.state === 'copying')) this.changed(chunk)
-    else this.#judge(chunk, facts, 0, undefined)
+    else this.#judge(chunk, facts, undefined)
   }
 
   /** Starts what can start; called when anything changed that may allow more. */
@@ -146,16 +151,41 @@ export class Repair {
       this.lost.delete(chunk)
       return
     }
-    let copyingUntilMs = 0
-    if (record.replicas.some((replica) => replica.state === 'copying')) {
-      const committedMs = Math.min(this.#term.nowMs(), this.#term.fromWallMs(record.committedMs))
-      copyingUntilMs = committedMs + copyingMs
-      this.#parts.evidence.watchCopying(chunk, record.replicas, committedMs)
-    }
-    this.#judge(chunk, { wanted: record.copies, replicas: record.replicas }, copyingUntilMs, sinceMs)
+    if (this.#stillCopying(chunk, record)) return
+    this.#judge(chunk, { wanted: record.copies, replicas: record.replicas }, sinceMs)
   }
 
-  #judge(chunk: ChunkId, facts: ChunkFacts, copyingUntilMs: number, sinceMs: number | undefined): void {
+  /** True while copies that a commit left behind may still answer and would make the chunk whole. */
+  #stillCopying(chunk: ChunkId, record: ChunkRecord): boolean {
+    const copying = record.replicas.filter((replica) => replica.state === 'copying')
+    if (copying.length === 0) return false
+    const { topology, sessions, evidence } = this.#parts
+    const committedMs = Math.min(this.#term.nowMs(), this.#term.fromWallMs(record.committedMs))
+    evidence.watchCopying(chunk, record.replicas, committedMs)
+    const awaited = copying.filter((replica) => sessions.ofDisk(replica.disk) !== undefined).length
+    const untilMs = committedMs + copyingMs
+    if (untilMs <= this.#term.nowMs() || this.#deferred.size >= dirtyMax) return false
+    if (topology.counted(record.replicas).length + awaited < record.copies) return false
+    this.#deferred.set(chunk, untilMs)
+    this.#deferredAlarm.setEarlier(untilMs)
+    this.queue.drop(chunk)
+    return true
+  }
+
+  #lookAtDeferred(): void {
+    for (;;) {
+      const first = this.#deferred.peek()
+      if (first === undefined) return
+      if (first.value > this.#term.nowMs()) {
+        this.#deferredAlarm.setEarlier(first.value)
+        return
+      }
+      this.#deferred.pop()
+      this.changed(first.key)
+    }
+  }
+
+  #judge(chunk: ChunkId, facts: ChunkFacts, sinceMs: number | undefined): void {
     const { topology } = this.#parts
     if (facts.wanted > 0) this.wantedLeast = Math.min(this.wantedLeast ?? facts.wanted, facts.wanted)
     const counted = topology.counted(facts.replicas)
@@ -165,13 +195,14 @@ export class Repair {
       this.lost.add(chunk)
       this.#term.log.debug('chunk without a copy', { chunk: formatChunkId(chunk) })
     }
-    if (need === 'surplus') this.#parts.surplus(chunk)
+    const quarantined = need === 'none' && facts.replicas.some((replica) => replica.state === 'corrupt')
+    if (need === 'surplus' || quarantined) this.#parts.surplus(chunk)
     if (need === 'none' || need === 'lost' || need === 'surplus') {
       this.queue.drop(chunk)
       return
     }
     const since = Math.min(this.queue.get(chunk)?.item.sinceMs ?? Number.POSITIVE_INFINITY, sinceMs ?? this.#since(facts))
-    const readyMs = Math.max(copyingUntilMs, this.#readyMs(need, facts, counted, since))
+    const readyMs = this.#readyMs(need, facts, counted, since)
     this.queue.put(chunk, { class: need, sinceMs: since, readyMs, facts })
   }
 

@@ -1,9 +1,10 @@
 /**
  * Attached storage nodes: registration, heartbeats, and the one live stream per node that orders go out on.
  *
- * A stream's first message is Register; the node is known once its registration is committed. A second stream of the
- * same node takes the place of the first. Nothing that comes on a stream is believed before its registration, and
- * fields are checked here, at the door.
+ * A stream's first message is Register. The node is attached with its first heartbeat after the registration was
+ * committed and answered: before it, the node may still be writing its new identity and cannot take orders. A second
+ * stream of the same node takes the place of the first. Nothing that comes on a stream is believed before its
+ * registration, and fields are checked here, at the door.
  */
 
 import { asStoreError, StoreError } from '../../../model/errors.ts'
@@ -56,14 +57,17 @@ const findingBytesMax = 500
 export class Sessions {
   readonly #term: Term
   readonly #events: SessionEvents
+  readonly #loaded: Promise<void>
   readonly #byNode = new Map<NodeId, Session>()
   readonly #byDisk = new Map<DiskNumber, Session>()
   readonly #streams = new Set<NodeStream>()
   #orders = 0
 
-  constructor(term: Term, events: SessionEvents) {
+  /** Registrations wait for `loaded`: the view of the nodes they are about. */
+  constructor(term: Term, events: SessionEvents, loaded: Promise<void>) {
     this.#term = term
     this.#events = events
+    this.#loaded = loaded
   }
 
   of(node: NodeId): Session | undefined {
@@ -79,6 +83,7 @@ export class Sessions {
   accept(stream: NodeStream): void {
     let session: Session | undefined
     let registering = false
+    let attached = false
     let orderly = false
     this.#streams.add(stream)
     stream.onDrain(() => undefined)
@@ -90,6 +95,10 @@ export class Sessions {
     stream.onMessage((message) => {
       if (session !== undefined) {
         if (message.goodbye) orderly = true
+        if (message.heartbeat && !attached) {
+          attached = true
+          this.#enter(session)
+        }
         this.#message(session, stream, message)
       } else if (message.register && !registering) {
         registering = true
@@ -119,6 +128,7 @@ export class Sessions {
   }
 
   async #register(stream: NodeStream, request: holdfast.v1.Register): Promise<Session> {
+    await this.#loaded
     this.#term.check()
     if (request.termSeen > this.#term.number) throw notLeader(this.#term.replicator)
     const cluster = await this.#term.queries.cluster()
@@ -144,7 +154,6 @@ export class Sessions {
     const orders = new Orders(this.#term, request.node, stream, () => ++this.#orders)
     const { node, incarnation } = request
     const session: Session = { node, incarnation, disks: [...reply.disks], orders }
-    this.#enter(session)
     stream.send({
       term: this.#term.number,
       registered: {
@@ -153,7 +162,6 @@ export class Sessions {
         clusterVersion: cluster.version,
       },
     })
-    this.#events.attached(session)
     return session
   }
 
@@ -166,6 +174,7 @@ export class Sessions {
     this.#byNode.set(session.node, session)
     for (const disk of session.disks) this.#byDisk.set(disk.number, session)
     before?.orders.close(new StoreError('FENCED', `node ${session.node} attached again on another stream`))
+    this.#events.attached(session)
   }
 
   #lost(session: Session, orderly: boolean, error: StoreError | undefined): void {
@@ -188,12 +197,17 @@ export class Sessions {
     }
   }
 
+  /** Where the meta nodes say that they are reached; the configured addresses until they have told. */
+  #metaAddresses(): string[] {
+    const told = this.#term.replicator.status().peers.flatMap((peer) => peer.addresses)
+    return told.length > 0 ? told : this.#term.config.peers.map((peer) => peer.address)
+  }
+
   #heartbeat(session: Session, stream: NodeStream, heartbeat: holdfast.v1.Heartbeat): void {
     const waits = this.#events.heartbeat(session, heartbeatFacts(session, heartbeat))
     const answer = (): void => {
       if (this.#byNode.get(session.node) !== session) return
-      const meta = this.#term.config.peers.map((peer) => peer.address)
-      stream.send({ term: this.#term.number, beat: { sequence: heartbeat.sequence, meta } })
+      stream.send({ term: this.#term.number, beat: { sequence: heartbeat.sequence, meta: this.#metaAddresses() } })
     }
     if (waits === undefined) answer()
     else waits.then(answer).catch((error: unknown) => this.#term.report('findings of a heartbeat', error))

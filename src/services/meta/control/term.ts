@@ -34,6 +34,7 @@ export class Term {
   readonly queries: MetaQueries
   readonly replicator: Replicator
   readonly #abort = new AbortController()
+  readonly #timers = new Set<Timer>()
 
   constructor(number: number, env: Env, deps: ControlDeps, config: MetaConfig) {
     this.number = number
@@ -48,9 +49,11 @@ export class Term {
     return this.#abort.signal.aborted
   }
 
-  /** Ends the term; idempotent. */
+  /** Ends the term and cancels its timers; idempotent. */
   end(): void {
     this.#abort.abort()
+    for (const timer of this.#timers) timer.cancel()
+    this.#timers.clear()
   }
 
   /** Monotonic milliseconds: deadlines and waits. */
@@ -116,9 +119,19 @@ export class Term {
 
   /** A timer that does not fire after the end of the term. */
   after(delayMs: number, handler: () => void): Timer {
-    return this.env.clock.after(Math.max(0, delayMs), () => {
+    if (this.over) return { cancel: () => undefined }
+    const inner = this.env.clock.after(Math.max(0, delayMs), () => {
+      this.#timers.delete(timer)
       if (!this.over) handler()
     })
+    const timer: Timer = {
+      cancel: () => {
+        this.#timers.delete(timer)
+        inner.cancel()
+      },
+    }
+    this.#timers.add(timer)
+    return timer
   }
 
   /** Rejects with NOT_LEADER when the term ends meanwhile. */

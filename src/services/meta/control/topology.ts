@@ -54,6 +54,7 @@ export class Topology {
   readonly #staleDisks = new Set<DiskNumber>()
   readonly #refresh: Pump
   #zones: number | undefined
+  #loaded = false
 
   constructor(term: Term, events: TopologyEvents) {
     this.#term = term
@@ -64,17 +65,19 @@ export class Topology {
   async load(): Promise<void> {
     for (const { id, record } of await this.#term.queries.nodes()) this.#setNode(id, record)
     for (const { number, record } of await this.#term.queries.disks()) this.#setDisk(number, record)
+    this.#loaded = true
+    this.#refresh.kick()
   }
 
   /** Its committed record changed. */
   nodeChanged(node: NodeId): void {
     this.#staleNodes.add(node)
-    this.#refresh.kick()
+    if (this.#loaded) this.#refresh.kick()
   }
 
   diskChanged(disk: DiskNumber): void {
     this.#staleDisks.add(disk)
-    this.#refresh.kick()
+    if (this.#loaded) this.#refresh.kick()
   }
 
   setHealth(node: NodeId, health: Health): void {

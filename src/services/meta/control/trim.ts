@@ -1,5 +1,5 @@
 /**
- * Surplus copies, given up with proof: first the victim is decided, then every other copy is read and verified on its
+ * Surplus copies, and corrupt ones beside enough good ones, given up with proof: first the victim is decided, then every other copy is read and verified on its
  * disk, then a `trim` entry names the ones that were intact (DESIGN section 12, rule 4 a). `apply` checks it again.
  *
  * A chunk is left alone while a holder is suspected or not attached in this term: there is no hurry to delete.
@@ -80,10 +80,11 @@ export class Trim {
   #decide(chunk: ChunkId, record: ChunkRecord | undefined): Decision | 'later' | 'none' {
     if (record === undefined || (record.references === 0 && !record.pinned)) return 'none'
     const counted = this.#topology.counted(record.replicas)
-    if (counted.length <= record.copies) return 'none'
+    const corrupt = record.replicas.find((replica) => replica.state === 'corrupt')?.disk
+    if (counted.length < record.copies || (counted.length === record.copies && corrupt === undefined)) return 'none'
     const ready = (copy: CountedCopy): boolean => copy.firm && this.#sessions.ofDisk(copy.disk) !== undefined
     if (!counted.every(ready)) return 'later'
-    const victim = surplusCopy(counted, (disk) => this.#topology.fullness(disk))
+    const victim = corrupt ?? surplusCopy(counted, (disk) => this.#topology.fullness(disk))
     if (victim === undefined) return 'none'
     const keepers = counted.map((copy) => copy.disk).filter((disk) => disk !== victim)
     return { chunk, wanted: record.copies, victim, keepers }

@@ -15,7 +15,6 @@ import {
   decodeExtentRecord,
   decodeQuarantine,
   encodeCheckpoint,
-  encodeChunkRecord,
   encodeExtentRecord,
   type IndexChange,
 } from '../../../core/chunk/index-record.ts'
@@ -81,12 +80,6 @@ export class ChunkIndex {
   /** Writes changes, unsynced. Callers keep one call in flight. */
   apply(changes: readonly IndexChange[]): Promise<void> {
     return this.#kv.batch(changes as readonly KvOperation[], { sync: false })
-  }
-
-  /** Writes the record of `id` again, unsynced: its bytes were found to be intact in the log only. */
-  rewrite(id: ChunkId, record: ChunkRecord): Promise<void> {
-    const value = encodeChunkRecord(id, record, this.#sum)
-    return this.#kv.batch([{ type: 'put', key: indexKeys.chunk(id), value }], { sync: false })
   }
 
   /** The checkpoint, `damaged` when it does not check out, undefined when there is none. */

@@ -24,7 +24,10 @@ export async function readIdentity(files: Files, path: string, sum: Sum): Promis
     const message = `disk ${path} has format ${finding.format}, this program knows up to ${diskFormat}: use a newer Holdfast`
     throw new StoreError('INCOMPATIBLE_VERSION', message)
   }
-  throw new StoreError('CORRUPT', `disk ${path}: its identity file is damaged; restore ${path}/${fileName} or give a new directory`)
+  throw new StoreError(
+    'CORRUPT',
+    `disk ${path}: its identity file is damaged; restore ${path}/${fileName} or give a new directory`,
+  )
 }
 
 /** Gives the directory a new identity, durably. */

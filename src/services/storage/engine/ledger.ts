@@ -55,7 +55,9 @@ export class Ledger {
 
   /** Figures that changed since the last call, in extent order: extent and live bytes. */
   takeDirty(): [number, number][] {
-    const out = [...this.#dirty].sort((a, b) => a - b).map((extent): [number, number] => [extent, this.liveBytes(extent)])
+    const out = [...this.#dirty]
+      .sort((a, b) => a - b)
+      .map((extent): [number, number] => [extent, this.liveBytes(extent)])
     this.#dirty.clear()
     return out
   }

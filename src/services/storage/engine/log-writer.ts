@@ -11,10 +11,23 @@
  */
 
 import { assert } from '../../../base/assert.ts'
-import { encodeGroupHeader, frameSeed, groupHeadBytesMax, groupHeaderBytes, headBytes } from '../../../core/chunk/group.ts'
+import {
+  encodeGroupHeader,
+  frameSeed,
+  groupHeadBytesMax,
+  groupHeaderBytes,
+  headBytes,
+} from '../../../core/chunk/group.ts'
 import { indexChanges, type IndexChange } from '../../../core/chunk/index-record.ts'
 import { alignUp, firstGroupOffset, type Position, sectorBytes } from '../../../core/chunk/position.ts'
-import { encodeRecord, frameBytes, frameHeadBytes, type Location, type LogRecord, writeFrame } from '../../../core/chunk/record.ts'
+import {
+  encodeRecord,
+  frameBytes,
+  frameHeadBytes,
+  type Location,
+  type LogRecord,
+  writeFrame,
+} from '../../../core/chunk/record.ts'
 import type { Sum } from '../../../core/chunk/sums.ts'
 import { emptyBytes } from '../../../base/bytes.ts'
 import { isStoreError } from '../../../model/errors.ts'
@@ -84,6 +97,7 @@ export class LogWriter {
   #tail: Position
   #chain: Uint8Array
   #synced: Position
+  #before: Position = { extent: 0, offset: 0 }
   #queue: Pending[] = []
   #written: Batch[] = []
   #syncedBatches: Batch[] = []
@@ -191,7 +205,9 @@ export class LogWriter {
       return
     }
     held.release()
-    const full = results.every((r) => r.status === 'fulfilled' || (isStoreError(r.reason) && r.reason.code === 'NO_SPACE'))
+    const full = results.every(
+      (r) => r.status === 'fulfilled' || (isStoreError(r.reason) && r.reason.code === 'NO_SPACE'),
+    )
     this.#tail = before.tail
     this.#chain = before.chain
     const error: Error = full ? (failed.reason as Error) : this.#parts.gate.fail('writing', failed.reason)
@@ -204,12 +220,15 @@ export class LogWriter {
 
   #fits(bytes: number, urgent: boolean): boolean {
     const room = this.roomBytes
-    const tail = urgent || this.#active === undefined ? 0 : Math.min(urgentTailBytes, alignUp(this.#endOf(this.#active) / 16))
+    const tail =
+      urgent || this.#active === undefined ? 0 : Math.min(urgentTailBytes, alignUp(this.#endOf(this.#active) / 16))
     return bytes + tail <= room
   }
 
   #sizeAlone(item: Pending): number {
-    return headBytes(frameBytes(item.body, item.inline?.length ?? 0)) + (item.payload?.length ?? sectorBytes) - sectorBytes
+    return (
+      headBytes(frameBytes(item.body, item.inline?.length ?? 0)) + (item.payload?.length ?? sectorBytes) - sectorBytes
+    )
   }
 
   async #roll(needed: number, urgent: boolean): Promise<void> {
@@ -217,6 +236,7 @@ export class LogWriter {
     const next = await this.#parts.table.next(needed + tail, urgent)
     this.#active?.release()
     this.#active = next
+    this.#before = this.#tail
     this.#tail = { extent: next.sequence, offset: firstGroupOffset }
   }
 
@@ -278,13 +298,25 @@ export class LogWriter {
     const seed = frameSeed(nonce, this.#header(group, framesBytes, 1, group.length - sectorBytes, nonce))
     const end = writeFrame(group, groupHeaderBytes, item.body, emptyBytes, seed, this.#parts.sum)
     group.fill(0, end, sectorBytes)
-    const location = { extent, group: offset, record: groupHeaderBytes, payload: offset + sectorBytes, span: group.length }
+    const location = {
+      extent,
+      group: offset,
+      record: groupHeaderBytes,
+      payload: offset + sectorBytes,
+      span: group.length,
+    }
     placed.push({ item, location })
     return { bytes: group, offset }
   }
 
   /** Writes the header of the next group and moves the tail and the chain past it. */
-  #header(out: Uint8Array, framesBytes: number, frameCount: number, payloadBytes: number, nonce: Uint8Array): Uint8Array {
+  #header(
+    out: Uint8Array,
+    framesBytes: number,
+    frameCount: number,
+    payloadBytes: number,
+    nonce: Uint8Array,
+  ): Uint8Array {
     const { extent, offset } = this.#tail
     const header = {
       extent,
@@ -295,6 +327,7 @@ export class LogWriter {
       framesBytes,
       frameCount,
       payloadBytes,
+      before: this.#before,
     }
     this.#chain = encodeGroupHeader(header, nonce, out, this.#parts.sum)
     this.#tail = { extent, offset: offset + headBytes(framesBytes) + payloadBytes }
@@ -323,7 +356,11 @@ export class LogWriter {
         this.#rejectBatches(batches, gate.fail('syncing', error))
         continue
       }
-      metrics.observe('holdfast_disk_sync_seconds', 'Time of one fdatasync of the extent log.', (clock.monotonicMs() - startMs) / 1000)
+      metrics.observe(
+        'holdfast_disk_sync_seconds',
+        'Time of one fdatasync of the extent log.',
+        (clock.monotonicMs() - startMs) / 1000,
+      )
       const last = batches.at(-1)
       if (last !== undefined) this.#synced = last.end
       this.#syncedBatches.push(...batches)

@@ -91,7 +91,12 @@ async function sizeOf(extents: ExtentFiles, number: number): Promise<number> {
 }
 
 /** Tells the table which files hold records and which are free. Gives those that replay has to look at. */
-async function sortExtents(deps: DiskDeps, table: ExtentTable, state: IndexState, numbers: readonly number[]): Promise<number[]> {
+async function sortExtents(
+  deps: DiskDeps,
+  table: ExtentTable,
+  state: IndexState,
+  numbers: readonly number[],
+): Promise<number[]> {
   const from = state.checkpoint?.extent ?? 0
   const toReplay: number[] = []
   for (const number of numbers) {

@@ -76,7 +76,10 @@ export class SlotWriter implements ChunkWriter {
     if (this.#state !== 'open') return
     const { id, length } = this.#request
     if (this.#received + bytes.length > length) {
-      throw new StoreError('INVALID_ARGUMENT', `put chunk ${formatChunkId(id)}: more than the announced ${length} bytes came`)
+      throw new StoreError(
+        'INVALID_ARGUMENT',
+        `put chunk ${formatChunkId(id)}: more than the announced ${length} bytes came`,
+      )
     }
     this.#payload.set(bytes, this.#received)
     this.#received += bytes.length
@@ -84,13 +87,18 @@ export class SlotWriter implements ChunkWriter {
     const whole = this.#received === length
     while (this.#received - this.#hashed >= blockBytes || (whole && this.#hashed < length)) {
       const end = Math.min(this.#hashed + blockBytes, length)
-      this.#parts.sum(this.#payload.subarray(this.#hashed, end), this.#blockSums, (this.#hashed / blockBytes) * sumBytes)
+      this.#parts.sum(
+        this.#payload.subarray(this.#hashed, end),
+        this.#blockSums,
+        (this.#hashed / blockBytes) * sumBytes,
+      )
       this.#hashed = end
     }
   }
 
   async commit(): Promise<PutResult> {
-    if (this.#state !== 'open') throw new StoreError('INVALID_ARGUMENT', 'put: the chunk was committed or given up before')
+    if (this.#state !== 'open')
+      throw new StoreError('INVALID_ARGUMENT', 'put: the chunk was committed or given up before')
     this.#state = 'committing'
     try {
       const result = this.#check()

@@ -56,7 +56,13 @@ export class ExtentReader implements ChunkReader {
   #reading = 0
   #closed = false
 
-  constructor(id: ChunkId, record: ChunkRecord, range: { start: number; end: number }, held: HeldExtent, parts: ReadParts) {
+  constructor(
+    id: ChunkId,
+    record: ChunkRecord,
+    range: { start: number; end: number },
+    held: HeldExtent,
+    parts: ReadParts,
+  ) {
     this.length = record.length
     this.root = record.root
     this.blockSums = record.blockSums

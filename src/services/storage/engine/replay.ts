@@ -86,7 +86,11 @@ interface Content {
   readonly inline: Uint8Array | undefined
 }
 
-async function readContents(held: HeldExtent, group: FoundGroup, sum: Sum): Promise<{ contents: Content[]; whole: boolean }> {
+async function readContents(
+  held: HeldExtent,
+  group: FoundGroup,
+  sum: Sum,
+): Promise<{ contents: Content[]; whole: boolean }> {
   const nonce = held.header?.nonce
   if (nonce === undefined) return { contents: [], whole: false }
   const head = await readExactly(held, group.offset, headBytes(group.framesBytes))
@@ -179,7 +183,10 @@ class Repeater {
 
 interface Survey {
   readonly watermark: Position
-  /** End of the last valid group of each extent that has one. */
+  /**
+   * Where to stop in each extent that has valid groups: after the last of them, or where the next extent says that the log
+   * left it. Groups beyond that are what was cut off there before, and were never acknowledged.
+   */
   readonly ends: ReadonlyMap<number, number>
 }
 
@@ -194,6 +201,8 @@ async function survey(parts: ReplayParts, start: ReplayStart): Promise<Survey> {
       for await (const group of scanGroups(held, from, held.file.size - sectorBytes, parts.sum)) {
         watermark = laterOf(watermark, group.watermark)
         ends.set(extent, groupEnd(group).offset)
+        const before = ends.get(group.before.extent)
+        if (before !== undefined) ends.set(group.before.extent, Math.min(before, group.before.offset))
       }
     } finally {
       held.release()
@@ -227,7 +236,7 @@ export async function replay(parts: ReplayParts, start: ReplayStart): Promise<Re
   }
 
   for (const [extent, until] of ends) {
-    const held = torn ? undefined : await parts.table.hold(extent)
+    const held: HeldExtent | undefined = torn ? undefined : await parts.table.hold(extent)
     if (held === undefined) continue
     try {
       const from = extent === start.from.extent ? start.from.offset : firstGroupOffset

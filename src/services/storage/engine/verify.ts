@@ -47,12 +47,18 @@ export class Verifier {
     const { extent, group, record: at } = record.location
     const nonce = held.header?.nonce
     if (nonce === undefined) return 'both headers of its extent are damaged'
-    const header = decodeGroupHeader(await this.#read(held, group, sectorBytes), { extent, offset: group }, nonce, this.#sum)
+    const header = decodeGroupHeader(
+      await this.#read(held, group, sectorBytes),
+      { extent, offset: group },
+      nonce,
+      this.#sum,
+    )
     if (header === undefined) return 'the header of its group is damaged'
     const seed = frameSeed(nonce, header.checksum)
     const frame = readFrame(await this.#read(held, group + at, frameBytesMax), 0, seed, this.#sum)
     const put = frame?.record
-    if (put?.kind !== 'put' || put.id !== id || !equalBytes(put.root, record.root)) return 'its record in the log is damaged'
+    if (put?.kind !== 'put' || put.id !== id || !equalBytes(put.root, record.root))
+      return 'its record in the log is damaged'
     return undefined
   }
 

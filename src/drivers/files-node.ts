@@ -1,0 +1,110 @@
+/**
+ * The port for small whole files over node:fs, one directory.
+ *
+ * `write` is the four steps in order: temporary file, fsync, rename, fsync of the directory. Leftover temporary files of a
+ * crash are not listed and are overwritten by the next write of the same name.
+ */
+
+import { mkdir, open, readdir, readFile, rename, rm } from 'node:fs/promises'
+import { join } from 'node:path'
+import { StoreError } from '../model/errors.ts'
+import type { Files } from '../ports/files.ts'
+
+const temporarySuffix = '.tmp'
+
+/** Makes what happened to the names in `directory` durable. */
+export async function syncDirectory(directory: string): Promise<void> {
+  const handle = await open(directory, 'r')
+  try {
+    await handle.sync()
+  } finally {
+    await handle.close()
+  }
+}
+
+/** The `code` of a system error, or undefined. */
+export function systemCode(error: unknown): string | undefined {
+  const code = error instanceof Error ? (error as NodeJS.ErrnoException).code : undefined
+  return typeof code === 'string' ? code : undefined
+}
+
+/** What a system error means in our table: NO_SPACE for a full filesystem or quota, else IO. */
+export function fileError(error: unknown, doing: string): StoreError {
+  const code = systemCode(error)
+  const full = code === 'ENOSPC' || code === 'EDQUOT'
+  const reason = error instanceof Error ? error.message : String(error)
+  const advice = full ? 'free some space or use another disk' : 'look at the directory and its permissions'
+  return new StoreError(full ? 'NO_SPACE' : 'IO', `${doing}: ${reason}; ${advice}`, { cause: error })
+}
+
+async function guard<T>(doing: string, work: () => Promise<T>): Promise<T> {
+  try {
+    return await work()
+  } catch (error) {
+    throw fileError(error, doing)
+  }
+}
+
+async function writeWhole(path: string, bytes: Uint8Array, flags: 'w' | 'r+'): Promise<void> {
+  const handle = await open(path, flags)
+  try {
+    let at = 0
+    while (at < bytes.length) at += (await handle.write(bytes, at, bytes.length - at, at)).bytesWritten
+    await (flags === 'w' ? handle.sync() : handle.datasync())
+  } finally {
+    await handle.close()
+  }
+}
+
+/** The files of `directory`, which is made when first written to. */
+export function createFiles(directory: string): Files {
+  return {
+    read: (name) =>
+      guard(`read ${join(directory, name)}`, async () => {
+        try {
+          return await readFile(join(directory, name))
+        } catch (error) {
+          if (systemCode(error) === 'ENOENT') return undefined
+          throw error
+        }
+      }),
+    write: (name, bytes) =>
+      guard(`write ${join(directory, name)}`, async () => {
+        await mkdir(directory, { recursive: true })
+        const path = join(directory, name)
+        await writeWhole(path + temporarySuffix, bytes, 'w')
+        await rename(path + temporarySuffix, path)
+        await syncDirectory(directory)
+      }),
+    overwrite: (name, bytes) =>
+      guard(`write ${join(directory, name)}`, async () => {
+        const path = join(directory, name)
+        try {
+          await writeWhole(path, bytes, 'r+')
+        } catch (error) {
+          if (systemCode(error) !== 'ENOENT') throw error
+          await mkdir(directory, { recursive: true })
+          await writeWhole(path, bytes, 'w')
+          await syncDirectory(directory)
+        }
+      }),
+    remove: (name) =>
+      guard(`remove ${join(directory, name)}`, async () => {
+        await rm(join(directory, name), { force: true })
+        await syncDirectory(directory)
+      }),
+    list: () =>
+      guard(`list ${directory}`, async () => {
+        try {
+          const entries = await readdir(directory, { withFileTypes: true })
+          return entries
+            .filter((e) => e.isFile() && !e.name.endsWith(temporarySuffix))
+            .map((e) => e.name)
+            .sort()
+        } catch (error) {
+          if (systemCode(error) === 'ENOENT') return []
+          throw error
+        }
+      }),
+  }
+}

@@ -1,0 +1,60 @@
+/**
+ * The command line: parses, runs one command and gives its exit code.
+ *
+ * The composition root adds what a face may not know (node commands, drivers) through `Surroundings` and `extend`.
+ */
+
+import { Command, CommanderError } from 'commander'
+import { StoreError } from '../../model/errors.ts'
+import { addChunkCommands } from './chunks.ts'
+import { reportError, type Surroundings } from './context.ts'
+import { addObjectCommands } from './objects.ts'
+import { addStatusCommands } from './status.ts'
+
+export interface CliOptions {
+  readonly version: string
+  /** Adds further commands. */
+  readonly extend?: (program: Command) => void
+}
+
+function usageError(error: CommanderError): StoreError {
+  const message = error.message
+    .replace(/^error: /, '')
+    .replace(/\n\(Did you mean (.*?)\)/s, ' (did you mean $1)')
+    .trim()
+  return new StoreError('USAGE', `${message}: see "holdfast --help"`)
+}
+
+/** Runs `args` (without node and script); resolves to the exit code and never rejects. */
+export async function runCli(args: readonly string[], surroundings: Surroundings, options: CliOptions): Promise<number> {
+  const program = new Command('holdfast')
+    .description('a replicated object store: stores with copies, verifies what it reads, repairs what it loses')
+    .version(options.version, '--version', 'print the version')
+    .showSuggestionAfterError(true)
+    .exitOverride()
+    .configureOutput({
+      writeOut: (text) => {
+        surroundings.stdout.write(text)
+      },
+      writeErr: (text) => {
+        surroundings.stderr.write(text)
+      },
+      // One line by our own rules is printed instead.
+      outputError: () => undefined,
+    })
+  addObjectCommands(program, surroundings)
+  addChunkCommands(program, surroundings)
+  addStatusCommands(program, surroundings)
+  options.extend?.(program)
+  const verbose = args.includes('--verbose')
+  try {
+    await program.parseAsync(args, { from: 'user' })
+    return 0
+  } catch (error) {
+    if (!(error instanceof CommanderError)) return reportError(surroundings, error, verbose)
+    if (error.exitCode === 0) return 0
+    // `holdfast` or `holdfast chunk` alone: the help was printed.
+    if (error.code === 'commander.help') return 2
+    return reportError(surroundings, usageError(error), verbose)
+  }
+}

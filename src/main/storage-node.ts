@@ -1,0 +1,140 @@
+/**
+ * One storage node as a process: drivers, disks, ports, signals.
+ *
+ * Disks are opened before the ports, so that a locked or foreign directory is one line and no half-started node. A disk
+ * that cannot be read does not keep the others from serving; a directory that is locked, of another cluster or of a newer
+ * format does, because that is a mistake of the operator's. SIGTERM and SIGINT: goodbye to meta, disks closed in order,
+ * exit within ten seconds; SIGKILL is always safe.
+ */
+
+import { resolve as resolvePath } from 'node:path'
+import type { StorageConfig } from '../config/types.ts'
+import { openExtentFiles } from '../drivers/extents-node.ts'
+import { createFiles } from '../drivers/files-node.ts'
+import { createLevelFactory } from '../drivers/kv-level.ts'
+import { asStoreError, StoreError } from '../model/errors.ts'
+import { openDisk } from '../services/storage/engine/disk.ts'
+import { createStorageNode, type StorageNode } from '../services/storage/storage.ts'
+import type { DiskEngine } from '../services/storage/types.ts'
+import { createNodeEnv, listenNode, type NodeEnv, type NodePorts, stopSignal } from './compose.ts'
+
+/** An orderly stop gives up after this long; everything acknowledged is durable anyway. */
+const stopMs = 8000
+const serverGraceMs = 1000
+
+async function openOne(env: NodeEnv, config: StorageConfig, path: string): Promise<DiskEngine> {
+  const started = env.clock.monotonicMs()
+  const files = createFiles(path)
+  const extents = await openExtentFiles(path)
+  const engine = await openDisk(
+    { ...env, files, extents, kv: createLevelFactory(path) },
+    { path, extentBytes: config.extentBytes, reserveBytes: config.reserveBytes },
+  )
+  const { chunks, usedBytes, capacityBytes } = engine.status()
+  env.log.info('disk open', {
+    disk: engine.id,
+    path,
+    writes: extents.mode,
+    chunks,
+    usedBytes,
+    capacityBytes,
+    clean: engine.clean,
+    rebuilt: engine.rebuilt,
+    ms: Math.round(env.clock.monotonicMs() - started),
+  })
+  return engine
+}
+
+/** True for failures of one disk that the others need not share. */
+function isDiskFault(error: StoreError): boolean {
+  return error.code === 'IO' || error.code === 'CORRUPT' || error.code === 'DISK_FAILED'
+}
+
+async function openDisks(env: NodeEnv, config: StorageConfig): Promise<DiskEngine[]> {
+  const paths = config.disks.map((path) => resolvePath(path))
+  if (new Set(paths).size !== paths.length) throw new StoreError('USAGE', 'disks: a directory is given twice')
+  const opened = await Promise.allSettled(paths.map((path) => openOne(env, config, path)))
+  const engines: DiskEngine[] = []
+  const faults: StoreError[] = []
+  for (const [i, result] of opened.entries()) {
+    if (result.status === 'fulfilled') engines.push(result.value)
+    else faults.push(asStoreError(result.reason, `open disk ${paths[i]}`))
+  }
+  const clusters = new Set(engines.flatMap((engine) => engine.clusterId ?? []))
+  let stop = faults.find((fault) => !isDiskFault(fault)) ?? (engines.length === 0 ? faults[0] : undefined)
+  if (clusters.size > 1) {
+    stop = new StoreError('WRONG_CLUSTER', `disks of ${clusters.size} clusters in one node: give each node disks of one`)
+  }
+  if (stop !== undefined) {
+    await Promise.allSettled(engines.map((engine) => engine.close()))
+    throw stop
+  }
+  for (const fault of faults) env.log.error('disk left out', { code: fault.code, reason: fault.message })
+  return engines
+}
+
+/** The advertised addresses; a configured port of 0 is replaced by the one that was found. */
+function advertised(config: StorageConfig, ports: NodePorts): readonly string[] {
+  if (config.advertise.length === 0) return [ports.address]
+  return config.advertise.map((address) => address.replace(/:0$/, `:${ports.port}`))
+}
+
+async function stopAll(env: NodeEnv, node: StorageNode, ports: NodePorts): Promise<void> {
+  ports.server.setServing(false)
+  await node.stop()
+  await ports.server.close(serverGraceMs)
+  await ports.admin.close()
+  await env.net.close()
+}
+
+async function stopWithin(env: NodeEnv, node: StorageNode, ports: NodePorts): Promise<void> {
+  const stopped = stopAll(env, node, ports).catch((error: unknown) => {
+    env.log.warn('the stop was not clean', { reason: asStoreError(error, 'stop').message })
+  })
+  await new Promise<void>((resolve) => {
+    const timer = env.clock.after(stopMs, resolve)
+    stopped.then(
+      () => {
+        timer.cancel()
+        resolve()
+      },
+      () => resolve(),
+    )
+  })
+}
+
+/**
+ * Runs one storage node; resolves when it was stopped by a signal. Rejects with PORT_IN_USE, LOCKED, WRONG_CLUSTER,
+ * INCOMPATIBLE_VERSION, CORRUPT, IO or USAGE when it cannot start or go on.
+ */
+export async function runStorageNode(config: StorageConfig): Promise<void> {
+  const env = await createNodeEnv({ fields: { node: config.id } })
+  const engines = await openDisks(env, config)
+  const stopped = stopSignal()
+  let fail: (error: StoreError) => void = () => undefined
+  const fatal = new Promise<StoreError>((resolve) => {
+    fail = resolve
+  })
+  const node = createStorageNode(env, engines, config, (error) => fail(error))
+  let ports: NodePorts
+  try {
+    ports = await listenNode(
+      config.listen,
+      env,
+      (server) => node.bind(server),
+      () => node.ready(),
+    )
+  } catch (error) {
+    await node.stop()
+    await env.net.close()
+    throw error
+  }
+  const addresses = advertised(config, ports)
+  env.log.info('storage node listens', { address: ports.address, http: ports.admin.port, advertise: addresses.join(',') })
+  node.start(addresses)
+  const end = await Promise.race([stopped, fatal])
+  env.log.info('storage node stops', { why: typeof end === 'string' ? end : end.message })
+  await stopWithin(env, node, ports)
+  if (typeof end !== 'string') throw end
+  env.log.info('storage node stopped')
+}

@@ -1,0 +1,201 @@
+/**
+ * `holdfast up`: a whole local cluster in the foreground, for trying things out: each node is a process of its own.
+ *
+ * A child that dies is named and not started again: this is where people try `kill -9`. Children hold the reading end of
+ * a pipe from this process as their stdin and stop when it closes, so that none outlives it, however it ends.
+ *
+ * Invariant: cluster.json names the addresses that the next start will use, and the pids of what runs now.
+ */
+
+import { type ChildProcess, spawn } from 'node:child_process'
+import { closeSync, mkdirSync, openSync, readFileSync } from 'node:fs'
+import { join, relative } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { asStoreError, StoreError } from '../model/errors.ts'
+import { type ClusterStorage, clusterDirDefault, writeClusterFile } from './cluster-file.ts'
+import { stopSignal } from './compose.ts'
+import { connect } from './index.ts'
+import { planUp, type UpPlan } from './up-plan.ts'
+
+const repairWait = '5s'
+const readyMs = 60_000
+const stopMs = 10_000
+
+interface Child {
+  readonly id: string
+  readonly kind: 'meta' | 'storage'
+  readonly process: ChildProcess
+  readonly logPath: string
+  readonly ended: Promise<void>
+  alive: boolean
+  how: string
+}
+
+function metaArguments(plan: UpPlan, id: string, address: string): string[] {
+  const peers = plan.meta.map((node) => `${node.id}=${node.address}`).join(',')
+  const waits = ['--repair-wait-degraded', repairWait, '--repair-wait-at-risk', repairWait]
+  return ['meta', '--id', id, '--listen', address, '--data', join(plan.dir, id), '--peers', peers, ...waits]
+}
+
+function storageArguments(plan: UpPlan, node: ClusterStorage): string[] {
+  const meta = plan.meta.map((peer) => peer.address).join(',')
+  return ['storage', '--id', node.id, '--listen', node.address, '--disk', node.disks.join(','), '--meta', meta, '--zone', node.zone]
+}
+
+function startChild(plan: UpPlan, kind: Child['kind'], id: string, args: readonly string[]): Child {
+  const logPath = join(plan.dir, 'logs', `${id}.log`)
+  const log = openSync(logPath, 'a')
+  const script = fileURLToPath(new URL('./cli.js', import.meta.url))
+  // A group of its own: Ctrl-C reaches this process, which stops the children in order.
+  const started = spawn(process.execPath, [script, ...args, '--end-with-stdin'], { stdio: ['pipe', log, log], detached: true })
+  closeSync(log)
+  started.stdin?.on('error', () => undefined) // the child is gone; its exit says so
+  const child: Child = {
+    id,
+    kind,
+    process: started,
+    logPath,
+    alive: true,
+    how: '',
+    ended: new Promise((resolve) => {
+      const end = (how: string): void => {
+        child.alive = false
+        child.how = how
+        resolve()
+      }
+      started.once('error', (error) => end(error.message))
+      started.once('exit', (code, signal) => end(signal === null ? `exit code ${code}` : signal))
+    }),
+  }
+  return child
+}
+
+function lastLine(path: string): string {
+  try {
+    return readFileSync(path, 'utf8').trimEnd().split('\n').at(-1) ?? ''
+  } catch {
+    return ''
+  }
+}
+
+class LocalCluster {
+  readonly #plan: UpPlan
+  readonly #say: (line: string) => void
+  readonly children: readonly Child[]
+  #clusterId: string
+  #stopping = false
+
+  constructor(plan: UpPlan, say: (line: string) => void) {
+    this.#plan = plan
+    this.#say = say
+    this.#clusterId = plan.clusterId
+    this.children = [
+      ...plan.meta.map((node) => startChild(plan, 'meta', node.id, metaArguments(plan, node.id, node.address))),
+      ...plan.storage.map((node) => startChild(plan, 'storage', node.id, storageArguments(plan, node))),
+    ]
+    this.save()
+  }
+
+  /** Writes cluster.json as of now. */
+  save(): void {
+    const pidOf = (id: string): number => {
+      const child = this.children.find((one) => one.id === id)
+      return child?.alive === true ? (child.process.pid ?? 0) : 0
+    }
+    writeClusterFile(this.#plan.dir, {
+      clusterId: this.#clusterId,
+      meta: this.#plan.meta.map((node) => ({ ...node, pid: pidOf(node.id) })),
+      storage: this.#plan.storage.map((node) => ({ ...node, pid: pidOf(node.id) })),
+    })
+  }
+
+  /** Waits until a leader answers and every storage node is up. Throws when a node ends first. */
+  async ready(signal: AbortSignal): Promise<void> {
+    const store = await connect({ meta: this.#plan.meta.map((node) => node.address), retryMs: readyMs })
+    const deadlineMs = performance.now() + readyMs
+    try {
+      for (;;) {
+        const dead = this.children.find((child) => !child.alive)
+        if (dead !== undefined) throw this.#startFailure(dead)
+        if (signal.aborted) return
+        const status = await store.admin.status({ timeoutMs: 2000, signal }).catch(() => undefined)
+        if (status !== undefined) this.#clusterId = status.clusterId
+        const up = status?.nodes.filter((node) => node.health === 'up' && node.disks.every((disk) => disk.reconciled)).length ?? 0
+        if (up >= this.#plan.storage.length) return
+        if (performance.now() > deadlineMs) {
+          throw new StoreError('TIMEOUT', `the cluster was not ready within ${readyMs / 1000} s: see the logs in ${join(this.#plan.dir, 'logs')}`)
+        }
+        await new Promise((resolve) => setTimeout(resolve, 100))
+      }
+    } finally {
+      await store.close()
+    }
+  }
+
+  #startFailure(child: Child): StoreError {
+    const why = lastLine(child.logPath).replace(/^holdfast: /, '')
+    return new StoreError('UNAVAILABLE', `${child.kind} node ${child.id} did not start (${child.how}): ${why || `see ${child.logPath}`}`, {
+      outcome: 'definite',
+    })
+  }
+
+  /** Tells of every child that dies from now on; resolves when none is left. */
+  async watch(): Promise<void> {
+    await Promise.all(
+      this.children.map(async (child) => {
+        await child.ended
+        if (this.#stopping) return
+        this.#say(`${child.kind} node ${child.id} (pid ${child.process.pid}) died: ${child.how}. It is not restarted; stop and start "holdfast up" to bring it back.`)
+        this.save()
+      }),
+    )
+  }
+
+  /** Stops everything: asks first, kills after ten seconds. */
+  async stop(): Promise<void> {
+    this.#stopping = true
+    for (const child of this.children) if (child.alive) child.process.kill('SIGTERM')
+    const timer = setTimeout(() => {
+      for (const child of this.children) if (child.alive) child.process.kill('SIGKILL')
+    }, stopMs)
+    await Promise.all(this.children.map((child) => child.ended))
+    clearTimeout(timer)
+    this.save()
+  }
+}
+
+function readyLine(plan: UpPlan): string {
+  const zones = new Set(plan.storage.map((node) => node.zone)).size
+  const shownDir = relative(process.cwd(), plan.dir) || '.'
+  const at = `./${shownDir}` === clusterDirDefault ? '' : ` --dir ${shownDir}`
+  const nodes = `${plan.meta.length} meta, ${plan.storage.length} storage, ${zones} zones`
+  return `holdfast is ready (${nodes}; data in ${shownDir}; repair waits ${repairWait} here). Try: "npx holdfast mb photos${at}" and then "npx holdfast put README.md photos/readme.md${at}"`
+}
+
+/** Runs a local cluster until Ctrl-C or SIGTERM; resolves when everything has stopped. Throws USAGE, PORT_IN_USE, UNAVAILABLE. */
+export async function runUp(flags: Readonly<Record<string, string | undefined>>, say: (line: string) => void): Promise<void> {
+  const plan = await planUp(flags)
+  try {
+    mkdirSync(join(plan.dir, 'logs'), { recursive: true })
+  } catch (error) {
+    throw new StoreError('IO', `make ${plan.dir}: ${(error as Error).message}`, { cause: error, outcome: 'definite' })
+  }
+  for (const note of plan.notes) say(note)
+  const signalled = stopSignal()
+  const controller = new AbortController()
+  const stopped = signalled.then(() => controller.abort())
+  const cluster = new LocalCluster(plan, say)
+  try {
+    await cluster.ready(controller.signal)
+  } catch (error) {
+    await cluster.stop()
+    throw asStoreError(error, 'start the cluster')
+  }
+  cluster.save()
+  if (!controller.signal.aborted) say(readyLine(plan))
+  const allDead = cluster.watch().then(() => 'all dead' as const)
+  const ended = await Promise.race([stopped, allDead])
+  await cluster.stop()
+  if (ended === 'all dead') throw new StoreError('UNAVAILABLE', 'every node has died: start "holdfast up" again', { outcome: 'definite' })
+  say('stopped')
+}

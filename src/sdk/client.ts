@@ -1,0 +1,156 @@
+/**
+ * The SDK's door: joins sessions, leases, placements and streams to a `Store` over any `Env`.
+ *
+ * `connect` in src/main/index.ts gives it the real world, the simulator its own. One Store is one client: its uploads and
+ * downloads share one writer lease, one stream per node and one bound on memory each.
+ *
+ * Invariant: after `close` nothing of the client runs, and its writer lease is given back or left to expire.
+ */
+
+import { toHex } from '../base/bytes.ts'
+import { asStoreError, StoreError } from '../model/errors.ts'
+import { limits } from '../model/limits.ts'
+import { checkBucketName } from '../model/names.ts'
+import type { Env } from '../ports/env.ts'
+import { v1 } from '../wire/messages.ts'
+import { BufferPool } from './body.ts'
+import { ByteBudget } from './byte-budget.ts'
+import { stragglerMs } from './chunk-write.ts'
+import { ChunkStreams } from './chunk-streams.ts'
+import { createChunks } from './chunks.ts'
+import { bucketOf, present, statusOf } from './entries.ts'
+import { Leases } from './leases.ts'
+import { MetaClient, metaTimesDefault } from './meta-session.ts'
+import { Objects } from './objects.ts'
+import { Placements } from './placements.ts'
+import { Scope, sleep } from './scope.ts'
+import type { Admin, Buckets, CallLimits, Store } from './types.ts'
+
+const MiB = 1024 * 1024
+const uploadBytesMax = 48 * MiB
+const downloadBytesMax = 48 * MiB
+const releaseMs = 1_000
+
+export interface ClientOptions {
+  /** Addresses of meta nodes, `host:port`, at least one. */
+  readonly meta: readonly string[]
+  /** How long failed calls are retried. Default 20 s. */
+  readonly retryMs?: number | undefined
+}
+
+/** Opens a client. Nothing is sent before the first call. Throws INVALID_ARGUMENT. */
+export function createClient(env: Env, options: ClientOptions): Store {
+  checkAddresses(options.meta)
+  const retryMs = options.retryMs ?? metaTimesDefault.retryMs
+  const connectMs = Math.min(metaTimesDefault.connectMs, retryMs)
+  const meta = new MetaClient(env, options.meta, { ...metaTimesDefault, retryMs, connectMs })
+  const streams = new ChunkStreams(env)
+  const placements = new Placements(env, meta)
+  const leases = new Leases(env, meta)
+  const behind = new Set<Promise<void>>()
+  const background = (work: Promise<void>): void => {
+    const quiet = work.catch((error: unknown) => env.log.debug('late work failed', { reason: String(error) }))
+    const entry = quiet.finally(() => behind.delete(entry))
+    behind.add(entry)
+  }
+  const shared = { env, meta, streams, retryMs }
+  const upload = {
+    ...shared,
+    leases,
+    placements,
+    budget: new ByteBudget(uploadBytesMax),
+    stragglers: new ByteBudget(limits.stragglerBytesMax),
+    pool: new BufferPool(limits.chunkBytesDefault, uploadBytesMax / limits.chunkBytesDefault),
+    background,
+  }
+  const deps = { upload, download: { ...shared, budget: new ByteBudget(downloadBytesMax) } }
+  const objects = new Objects(deps)
+  let closing: Promise<void> | undefined
+
+  async function closeAll(): Promise<void> {
+    const scope = new Scope(env.clock, {}, 'close')
+    const over = sleep(env.clock, stragglerMs, scope.signal).catch(() => undefined)
+    await Promise.race([over, Promise.all(behind)])
+    scope.abort(new StoreError('CANCELLED', 'late copies are in'))
+    scope.close()
+    await leases.close(releaseMs)
+    placements.close()
+    streams.close()
+    meta.close()
+    await env.net.close()
+  }
+
+  return {
+    put: objects.put.bind(objects),
+    get: objects.get.bind(objects),
+    stat: objects.stat.bind(objects),
+    delete: objects.delete.bind(objects),
+    list: objects.list.bind(objects),
+    copy: objects.copy.bind(objects),
+    commit: objects.commit.bind(objects),
+    buckets: createBuckets(env, meta),
+    chunks: createChunks(deps),
+    admin: createAdmin(env, meta),
+    close: () => {
+      closing ??= closeAll()
+      return closing
+    },
+  }
+}
+
+function checkAddresses(addresses: readonly string[]): void {
+  if (addresses.length === 0) {
+    throw new StoreError('INVALID_ARGUMENT', 'no meta address: give host:port of at least one meta node')
+  }
+  for (const address of addresses) {
+    const port = Number(/^.+:(\d{1,5})$/.exec(address)?.[1] ?? Number.NaN)
+    if (!(port >= 1 && port <= 65_535)) {
+      throw new StoreError('INVALID_ARGUMENT', `meta address ${JSON.stringify(address.slice(0, 80))} is not host:port`)
+    }
+  }
+}
+
+async function within<T>(env: Env, callLimits: CallLimits, doing: string, work: (signal: AbortSignal) => Promise<T>): Promise<T> {
+  const scope = new Scope(env.clock, callLimits, doing)
+  try {
+    return await work(scope.signal)
+  } catch (error) {
+    throw asStoreError(error, doing)
+  } finally {
+    scope.close()
+  }
+}
+
+function createBuckets(env: Env, meta: MetaClient): Buckets {
+  return {
+    create: (name, options = {}) =>
+      within(env, options, `make bucket ${name}`, async (signal) => {
+        checkBucketName(name)
+        const commitId = toHex(env.entropy.bytes(16))
+        const reply = await meta.call('createBucket', { name, commitId }, { signal })
+        return bucketOf(present(reply.bucket, 'bucket'))
+      }),
+    delete: (name, options = {}) =>
+      within(env, options, `remove bucket ${name}`, async (signal) => {
+        checkBucketName(name)
+        await meta.call(
+          'deleteBucket',
+          { name },
+          // It is gone: an earlier attempt, or somebody else, removed it.
+          { signal, afterUnknown: (error) => (error.code === 'NOT_FOUND' ? new v1.Empty() : undefined) },
+        )
+      }),
+    list: (options = {}) =>
+      within(env, options, 'list buckets', async (signal) => {
+        const reply = await meta.call('listBuckets', {}, { signal })
+        return reply.buckets.map(bucketOf)
+      }),
+  }
+}
+
+function createAdmin(env: Env, meta: MetaClient): Admin {
+  return {
+    status: (options = {}) =>
+      within(env, options, 'status', async (signal) => statusOf(await meta.call('status', {}, { signal }))),
+  }
+}

@@ -1,0 +1,341 @@
+/**
+ * Objects: put, get, stat, delete, copy, list and atomic commits.
+ *
+ * A put stores its chunks first and becomes visible by one commit. The commit carries a random id, so that repeating it
+ * after a lost answer does not do it twice.
+ *
+ * Invariant: an operation that fails with a definite outcome left nothing visible.
+ */
+
+import { fromUtf8, toHex, utf8 } from '../base/bytes.ts'
+import { spanOfRange } from '../core/object/range.ts'
+import { asStoreError, StoreError } from '../model/errors.ts'
+import { limits } from '../model/limits.ts'
+import { checkBucketName, checkKey } from '../model/names.ts'
+import { writeConcerns } from '../model/words.ts'
+import { type holdfast, v1 } from '../wire/messages.ts'
+import { isReplayable } from './body.ts'
+import { chunksOfPage, download, type DownloadDeps, type OpenedManifest } from './download.ts'
+import { chunksOf, conditionOf, objectOf, present } from './entries.ts'
+import { abortReason, Scope } from './scope.ts'
+import type {
+  Body,
+  CallLimits,
+  ChunkEntry,
+  CommitOperation,
+  Conditions,
+  GetOptions,
+  ListEntry,
+  ListOptions,
+  ObjectDetails,
+  PutOptions,
+  PutResult,
+  StoredObject,
+} from './types.ts'
+import { Upload, type UploadDeps } from './upload.ts'
+
+export interface ObjectDeps {
+  readonly upload: UploadDeps
+  readonly download: DownloadDeps
+}
+
+const copiesDefault = 3
+/** A body that can be read again is stored at most so often when its lease or its disks were fenced. */
+const putTries = 3
+
+interface Place {
+  readonly bucket: string
+  readonly key: string
+}
+
+function checkPlace({ bucket, key }: Place): void {
+  checkBucketName(bucket)
+  checkKey(key)
+}
+
+/** Checks of what both objects and chunks are stored with. Throws INVALID_ARGUMENT. */
+export function checkedWrite(options: Pick<PutOptions, 'replicas' | 'write'>): {
+  copies: number
+  concern: (typeof writeConcerns)[number]
+} {
+  const copies = options.replicas ?? copiesDefault
+  if (!Number.isInteger(copies) || copies < 1 || copies > limits.replicasMax) {
+    throw new StoreError('INVALID_ARGUMENT', `replicas ${copies} is out of range: use 1 to ${limits.replicasMax}`)
+  }
+  const concern = options.write ?? 'quorum'
+  if (!writeConcerns.includes(concern)) {
+    throw new StoreError('INVALID_ARGUMENT', `write ${JSON.stringify(concern)} is unknown: use ${writeConcerns.join(', ')}`)
+  }
+  return { copies, concern }
+}
+
+function checkMetadata(metadata: Readonly<Record<string, string>>): void {
+  let bytes = 0
+  for (const [name, value] of Object.entries(metadata)) bytes += utf8(name).length + utf8(value).length
+  if (bytes > limits.userMetadataBytesMax) {
+    throw new StoreError('INVALID_ARGUMENT', `metadata has ${bytes} bytes: use at most ${limits.userMetadataBytesMax}`)
+  }
+}
+
+export class Objects {
+  readonly #deps: ObjectDeps
+
+  constructor(deps: ObjectDeps) {
+    this.#deps = deps
+  }
+
+  async #within<T>(callLimits: CallLimits, doing: string, work: (signal: AbortSignal) => Promise<T>): Promise<T> {
+    const scope = new Scope(this.#deps.upload.env.clock, callLimits, doing)
+    try {
+      return await work(scope.signal)
+    } catch (error) {
+      if (scope.signal.aborted) {
+        const reason = abortReason(scope.signal)
+        const failure = asStoreError(error, doing)
+        throw failure === reason ? failure : new StoreError(reason.code, reason.message, { cause: error, outcome: failure.outcome })
+      }
+      throw asStoreError(error, doing)
+    } finally {
+      scope.close()
+    }
+  }
+
+  async put(bucket: string, key: string, body: Body, options: PutOptions = {}): Promise<PutResult> {
+    return this.#within(options, `put ${bucket}/${key}`, async (signal) => {
+      const [result] = await this.#commit([{ put: { ...options, bucket, key, body } }], signal)
+      return present(result, 'objects')
+    })
+  }
+
+  async commit(operations: readonly CommitOperation[], options: CallLimits = {}): Promise<(PutResult | undefined)[]> {
+    return this.#within(options, 'commit', (signal) => this.#commit(operations, signal))
+  }
+
+  async copy(from: Place, to: Place, options: CallLimits & Conditions = {}): Promise<PutResult> {
+    const { ifAbsent, ifMatch } = options
+    return this.#within(options, `copy ${from.bucket}/${from.key}`, async (signal) => {
+      const copy = { fromBucket: from.bucket, fromKey: from.key, bucket: to.bucket, key: to.key, ifAbsent, ifMatch }
+      const [result] = await this.#commit([{ copy }], signal)
+      return present(result, 'objects')
+    })
+  }
+
+  async delete(bucket: string, key: string, options: CallLimits & Pick<Conditions, 'ifMatch'> = {}): Promise<void> {
+    await this.#within(options, `delete ${bucket}/${key}`, (signal) =>
+      this.#commit([{ delete: { bucket, key, ifMatch: options.ifMatch } }], signal),
+    )
+  }
+
+  #checkOperations(operations: readonly CommitOperation[]): void {
+    if (operations.length < 1 || operations.length > limits.commitObjectsMax) {
+      throw new StoreError('INVALID_ARGUMENT', `a commit holds 1 to ${limits.commitObjectsMax} operations, not ${operations.length}`)
+    }
+    for (const operation of operations) {
+      if ('put' in operation) {
+        checkPlace(operation.put)
+        checkedWrite(operation.put)
+        conditionOf(operation.put)
+        checkMetadata(operation.put.metadata ?? {})
+      } else if ('delete' in operation) {
+        checkPlace(operation.delete)
+        conditionOf(operation.delete)
+      } else {
+        checkPlace(operation.copy)
+        checkPlace({ bucket: operation.copy.fromBucket, key: operation.copy.fromKey })
+        conditionOf(operation.copy)
+      }
+    }
+  }
+
+  async #commit(operations: readonly CommitOperation[], signal: AbortSignal): Promise<(PutResult | undefined)[]> {
+    this.#checkOperations(operations)
+    const replayable = operations.every((operation) => !('put' in operation) || isReplayable(operation.put.body))
+    for (let attempt = 1; ; attempt++) {
+      try {
+        return await this.#commitOnce(operations, signal)
+      } catch (error) {
+        const failure = asStoreError(error, 'commit')
+        if (failure.code !== 'FENCED' || failure.outcome === 'unknown' || !replayable || attempt >= putTries) throw failure
+        this.#deps.upload.env.log.info('put starts over', { reason: failure.message, attempt })
+      }
+    }
+  }
+
+  async #commitOnce(operations: readonly CommitOperation[], signal: AbortSignal): Promise<(PutResult | undefined)[]> {
+    const { env, leases } = this.#deps.upload
+    const commitId = toHex(env.entropy.bytes(16))
+    const puts = operations.filter((operation) => 'put' in operation)
+    const lease = puts.length > 0 ? await leases.open(signal) : undefined
+    const uploads = new Map<CommitOperation, Upload>()
+    let committed = false
+    let failure: StoreError | undefined
+    try {
+      for (const operation of puts) {
+        const { put } = operation
+        const upload = await Upload.run(
+          this.#deps.upload,
+          put.body,
+          { commitId, ...checkedWrite(put), size: put.size, signal, onProgress: put.onProgress },
+          present(lease, 'lease'),
+        )
+        uploads.set(operation, upload)
+        if (operations.length > 1 && upload.content().stagedPages > 0) {
+          const most = limits.pageChunksMax * limits.chunkBytesDefault
+          throw new StoreError('INVALID_ARGUMENT', `an object in a commit of several has at most ${most} bytes: put ${put.key} alone`)
+        }
+      }
+      const reply = await this.#sendCommit(operations, uploads, commitId, signal)
+      committed = true
+      return resultsOf(operations, reply)
+    } catch (error) {
+      failure = asStoreError(error, 'commit')
+      throw failure
+    } finally {
+      // After a commit late copies go on in the background, two seconds at most; the lease is theirs until then.
+      const ends = Promise.all([...uploads.values()].map((upload) => upload.close(committed ? undefined : failure)))
+      const finished = ends.then(
+        () => lease?.close(!committed),
+        () => lease?.close(true),
+      )
+      if (!committed) await finished
+      else this.#deps.upload.background(finished)
+    }
+  }
+
+  async #sendCommit(
+    operations: readonly CommitOperation[],
+    uploads: ReadonlyMap<CommitOperation, Upload>,
+    commitId: string,
+    signal: AbortSignal,
+  ): Promise<holdfast.v1.CommitReply> {
+    const deletes = operations.length === 1 && operations[0] !== undefined && 'delete' in operations[0]
+    const send = (): Promise<holdfast.v1.CommitReply> => {
+      const request = {
+        commitId,
+        lease: [...uploads.values()][0]?.content().lease ?? 0,
+        operations: operations.map((operation) => wireOperation(operation, uploads.get(operation))),
+      }
+      return this.#deps.upload.meta.call('commit', request, {
+        signal,
+        // The key is gone: an earlier attempt, or somebody else, deleted it.
+        afterUnknown: (error) => (deletes && error.code === 'NOT_FOUND' ? new v1.CommitReply() : undefined),
+      })
+    }
+    const upload = [...uploads.values()][0]
+    return upload === undefined ? send() : upload.retryFenced(undefined, send)
+  }
+
+  async #open(
+    place: Place,
+    withChunks: boolean,
+    signal: AbortSignal,
+  ): Promise<{ reply: holdfast.v1.OpenObjectReply; entry: holdfast.v1.ObjectEntry }> {
+    checkPlace(place)
+    const reply = await this.#deps.upload.meta.call('openObject', { ...place, withChunks }, { signal })
+    return { reply, entry: present(reply.object, 'object') }
+  }
+
+  async get(bucket: string, key: string, options: GetOptions = {}): Promise<StoredObject> {
+    return this.#within(options, `get ${bucket}/${key}`, async (signal) => {
+      const { reply, entry } = await this.#open({ bucket, key }, true, signal)
+      const record = objectOf(entry, bucket)
+      const span = spanOfRange(record.size, options.range)
+      const opened: OpenedManifest = {
+        manifest: reply.manifest,
+        pages: record.size === 0 ? 0 : Math.max(1, reply.pages),
+        first: chunksOfPage(reply.first),
+      }
+      const length = span.end - span.start
+      const stream = (): AsyncGenerator<Uint8Array, void, void> => download(this.#deps.download, opened, span, options)
+      const bytes = (): Promise<Uint8Array> => gatherBytes(stream(), length)
+      return {
+        ...record,
+        metadata: { ...entry.metadata },
+        length,
+        stream,
+        bytes,
+        text: async () => {
+          const text = fromUtf8(await bytes())
+          if (text === undefined) throw new StoreError('INVALID_ARGUMENT', `get ${bucket}/${key}: the bytes are not UTF-8 text`)
+          return text
+        },
+      }
+    })
+  }
+
+  async stat(bucket: string, key: string, options: CallLimits = {}): Promise<ObjectDetails> {
+    return this.#within(options, `stat ${bucket}/${key}`, async (signal) => {
+      const { reply, entry } = await this.#open({ bucket, key }, true, signal)
+      const chunks: ChunkEntry[] = chunksOf(reply.first)
+      for (let page = 1; page < reply.pages; page++) {
+        const next = await this.#deps.upload.meta.call('manifestPage', { manifest: reply.manifest, page }, { signal })
+        chunks.push(...chunksOf(next))
+      }
+      return { ...objectOf(entry, bucket), metadata: { ...entry.metadata }, chunks }
+    })
+  }
+
+  async *list(bucket: string, options: ListOptions = {}): AsyncGenerator<ListEntry, void, void> {
+    checkBucketName(bucket)
+    let after = options.after ?? ''
+    for (;;) {
+      const request = { bucket, prefix: options.prefix ?? '', after, delimiter: options.delimiter ?? '', limit: 0 }
+      const page = await this.#within(options, `list ${bucket}`, (signal) =>
+        this.#deps.upload.meta.call('listObjects', request, { signal }),
+      )
+      for (const entry of page.entries) {
+        if (entry.isPrefix) yield { isPrefix: true, bucket, key: entry.key }
+        else yield { isPrefix: false, ...objectOf(entry, bucket) }
+      }
+      if (page.next === '') return
+      after = page.next
+    }
+  }
+}
+
+async function gatherBytes(stream: AsyncIterable<Uint8Array>, length: number): Promise<Uint8Array> {
+  const out = new Uint8Array(length)
+  let at = 0
+  for await (const piece of stream) {
+    out.set(piece, at)
+    at += piece.length
+  }
+  return out
+}
+
+function wireOperation(operation: CommitOperation, upload: Upload | undefined): holdfast.v1.ObjectOperation.$Properties {
+  if ('delete' in operation) {
+    const { bucket, key } = operation.delete
+    return { delete: { bucket, key, condition: conditionOf(operation.delete) } }
+  }
+  if ('copy' in operation) {
+    const { fromBucket, fromKey, bucket, key } = operation.copy
+    return { copy: { fromBucket, fromKey, bucket, key, condition: conditionOf(operation.copy) } }
+  }
+  const { bucket, key, contentType, metadata } = operation.put
+  const { copies, concern } = checkedWrite(operation.put)
+  const { size, etag, chunks, stagedPages } = present(upload, 'upload').content()
+  return {
+    put: {
+      bucket,
+      key,
+      size,
+      etag,
+      chunks,
+      stagedPages,
+      copies,
+      write: concern,
+      contentType: contentType ?? '',
+      metadata: { ...metadata },
+      condition: conditionOf(operation.put),
+    },
+  }
+}
+
+function resultsOf(operations: readonly CommitOperation[], reply: holdfast.v1.CommitReply): (PutResult | undefined)[] {
+  return operations.map((operation, at) => {
+    if ('delete' in operation) return undefined
+    const { bucket } = 'put' in operation ? operation.put : operation.copy
+    return { ...objectOf(present(reply.objects[at], 'objects'), bucket), durable: reply.durable }
+  })
+}

@@ -1,0 +1,91 @@
+/**
+ * Walks the chunks of disks: when a disk went (what is short now?), when it came back (what is whole or surplus now?),
+ * and once over every disk when a leadership starts (what is misplaced, what is still to be deleted?).
+ *
+ * One page at a time, urgent disks first; while the repair queue has overflowed, a disk is walked again after the queue
+ * has emptied by half.
+ */
+
+import type { DiskChunkRecord } from '../../../core/meta/records.ts'
+import type { ChunkId, DiskNumber } from '../../../model/ids.ts'
+import { Alarm, Pump, type Term } from './term.ts'
+
+export interface DiskScanParts {
+  /** One entry of the walk. */
+  look(disk: DiskNumber, chunk: ChunkId, record: DiskChunkRecord): void
+  /** After each page. */
+  page(): void
+  /** True when entries were given up for lack of room since the last call. */
+  overflowed(): boolean
+  /** True when there is room to walk again what overflowed. */
+  room(): boolean
+}
+
+const pageEntries = 512
+const roomRetryMs = 1000
+
+export class DiskScan {
+  readonly #term: Term
+  readonly #parts: DiskScanParts
+  readonly #urgent = new Set<DiskNumber>()
+  readonly #calm = new Set<DiskNumber>()
+  readonly #again = new Set<DiskNumber>()
+  readonly #pump: Pump
+  readonly #alarm: Alarm
+  #done = false
+
+  constructor(term: Term, parts: DiskScanParts) {
+    this.#term = term
+    this.#parts = parts
+    this.#pump = new Pump(term, 'walk the chunks of a disk', () => this.#pass())
+    this.#alarm = new Alarm(term, () => this.#retry())
+  }
+
+  /** True once every disk that was asked for has been walked. */
+  get complete(): boolean {
+    return this.#done && this.#urgent.size + this.#calm.size + this.#again.size === 0
+  }
+
+  add(disk: DiskNumber, urgent: boolean): void {
+    if (urgent) {
+      this.#calm.delete(disk)
+      this.#urgent.add(disk)
+    } else if (!this.#urgent.has(disk)) this.#calm.add(disk)
+    this.#pump.kick()
+  }
+
+  async #pass(): Promise<void> {
+    for (;;) {
+      const disk = this.#urgent.values().next().value ?? this.#calm.values().next().value
+      if (disk === undefined) break
+      this.#urgent.delete(disk)
+      this.#calm.delete(disk)
+      await this.#walk(disk)
+    }
+    this.#done = true
+    if (this.#again.size > 0) this.#alarm.setEarlier(this.#term.nowMs() + roomRetryMs)
+  }
+
+  async #walk(disk: DiskNumber): Promise<void> {
+    let from = 0
+    for (;;) {
+      const page = await this.#term.queries.diskChunks(disk, from, pageEntries)
+      for (const { chunk, record } of page) this.#parts.look(disk, chunk, record)
+      this.#parts.page()
+      const last = page.at(-1)
+      if (last === undefined || page.length < pageEntries) break
+      from = last.chunk + 1
+    }
+    if (this.#parts.overflowed()) this.#again.add(disk)
+  }
+
+  #retry(): void {
+    if (!this.#parts.room()) {
+      this.#alarm.setEarlier(this.#term.nowMs() + roomRetryMs)
+      return
+    }
+    for (const disk of this.#again) this.#calm.add(disk)
+    this.#again.clear()
+    this.#pump.kick()
+  }
+}

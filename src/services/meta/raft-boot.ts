@@ -1,0 +1,128 @@
+/**
+ * From what is on disk to what the Raft core starts with: creates the log of a newly formed node, verifies the log and
+ * hard state of an old one, finishes or undoes a snapshot install that a crash interrupted.
+ *
+ * Every check here refuses rather than repairs: a node that starts with less than it acknowledged could vote or lead
+ * where it must not.
+ */
+
+import { StoreError } from '../../model/errors.ts'
+import type { Kv } from '../../ports/kv.ts'
+import { encodeConfig } from '../../core/raft/messages.ts'
+import type { HardState, RaftOptions } from '../../core/raft/types.ts'
+import type { Formation } from './formation.ts'
+import { HardStateSlots } from './hard-state.ts'
+import { LogStore, type RecoveredLog } from './log-store.ts'
+import type { MetaStores } from './raft-host.ts'
+
+export interface Booted {
+  readonly store: LogStore
+  readonly slots: HardStateSlots
+  readonly start: Pick<
+    RaftOptions,
+    'hardState' | 'base' | 'termRuns' | 'lastIndex' | 'configs' | 'tail' | 'commit' | 'applied'
+  >
+  /** Entries of a torn tail that were cut off at this start. */
+  readonly cut: number
+}
+
+const logName = 'raft-log'
+
+/** Opens everything below the core. Closes the log again when it throws. */
+export async function bootRaft(
+  stores: MetaStores,
+  formation: Formation,
+  appliedIndex: number,
+  cacheBytes: number,
+): Promise<Booted> {
+  const kv = await stores.kv.open(logName)
+  try {
+    return await boot(stores, formation, appliedIndex, cacheBytes, kv)
+  } catch (error) {
+    await kv.close()
+    throw error
+  }
+}
+
+async function boot(
+  stores: MetaStores,
+  formation: Formation,
+  appliedIndex: number,
+  cacheBytes: number,
+  kv: Kv,
+): Promise<Booted> {
+  const slots = await prepare(stores, formation, kv)
+  const hardState = slots.value
+  if (hardState === undefined) throw lost('the term and vote of this node are gone')
+  let opened = await LogStore.open(kv, cacheBytes)
+  const { installing } = opened.recovered
+  if (installing !== undefined) {
+    await settleInstall(opened, installing, appliedIndex)
+    opened = await LogStore.open(kv, cacheBytes)
+  }
+  const { store, recovered } = opened
+  check(recovered, hardState, appliedIndex)
+  const { base, termRuns, lastIndex, configs, tail, cut } = recovered
+  // Entry 1 is the same on every member by construction, so it is committed from the start.
+  const commit = Math.max(recovered.commit, appliedIndex, base.index, Math.min(1, lastIndex))
+  const start = { hardState, base, termRuns, lastIndex, configs, tail, commit, applied: appliedIndex }
+  return { store, slots, start, cut }
+}
+
+/** Creates log and hard state once, between formation and the first start; finds both ever after. */
+async function prepare(stores: MetaStores, formation: Formation, kv: Kv): Promise<HardStateSlots> {
+  const { identity } = formation
+  if (identity === undefined || identity.clusterId === '') throw lost('the node was not formed')
+  const slots = await HardStateSlots.open(stores.files, identity)
+  const empty = await LogStore.isEmpty(kv)
+  if (identity.ready) {
+    if (empty) throw lost('the raft log of this node is gone')
+    return slots
+  }
+  if (empty) {
+    const { config } = identity
+    await LogStore.create(kv, config, { index: 1, term: 1, type: 'config', payload: encodeConfig(config) })
+  }
+  if (slots.value === undefined) await slots.save({ term: 1, vote: '' })
+  await formation.markReady()
+  return slots
+}
+
+/** A crash hit a snapshot install: the state machine says whether it had been replaced. */
+async function settleInstall(
+  opened: { store: LogStore; recovered: RecoveredLog },
+  mark: NonNullable<RecoveredLog['installing']>,
+  appliedIndex: number,
+): Promise<void> {
+  const { store, recovered } = opened
+  if (appliedIndex < mark.index) {
+    await store.cancelInstall()
+    return
+  }
+  const { base, termRuns, lastIndex } = recovered
+  const run = termRuns.findLast((item) => item.first <= mark.index)
+  const inLog = mark.index > base.index && mark.index <= lastIndex
+  await store.finishInstall(mark, inLog && run?.term === mark.term)
+}
+
+function check(recovered: RecoveredLog, hard: HardState, appliedIndex: number): void {
+  const second = recovered.hardState
+  const ahead =
+    second.term > hard.term || (second.term === hard.term && second.vote !== '' && second.vote !== hard.vote)
+  if (ahead) throw lost(`the log knows of term ${second.term} and the hard state only of term ${hard.term}`)
+  const lastTerm = recovered.termRuns.at(-1)?.term ?? recovered.base.term
+  if (lastTerm > hard.term) throw lost(`the log ends in term ${lastTerm} and the hard state is of term ${hard.term}`)
+  if (recovered.commit > recovered.lastIndex) {
+    throw lost(`entries ${recovered.lastIndex + 1} to ${recovered.commit} were committed and are gone from the log`)
+  }
+  if (appliedIndex > recovered.lastIndex) {
+    throw lost(`the state is at entry ${appliedIndex} and the log ends at ${recovered.lastIndex}`)
+  }
+  if (appliedIndex < recovered.base.index) {
+    throw lost(`the state is at entry ${appliedIndex} and the log begins after ${recovered.base.index}`)
+  }
+}
+
+function lost(why: string): StoreError {
+  return new StoreError('DATA_LOST', `start raft: ${why}: remove this member and add it again with an empty directory`)
+}

@@ -1,0 +1,146 @@
+/**
+ * Snapshots as the replicator moves them: taken from the state machine and streamed to a follower that is too far
+ * behind; received and put in place of the local state and log.
+ *
+ * Order of an install (research/raft.md 2.5): the install record is durable; the state machine builds the new state
+ * beside the old one; before it swaps, appends are held and the offer is looked at again; then one batch makes the log
+ * match; only then the snapshot is acknowledged. A failure before the swap leaves the old state in place; one after it
+ * is fatal, and the next start finishes the install.
+ */
+
+import { asStoreError, StoreError } from '../../model/errors.ts'
+import type { NodeId } from '../../model/ids.ts'
+import type { Env } from '../../ports/env.ts'
+import type { SnapshotOffer } from '../../core/raft/messages.ts'
+import type { Raft } from '../../core/raft/raft.ts'
+import type { SnapshotMark } from '../../core/raft/types.ts'
+import type { LogStore } from './log-store.ts'
+import { sendSnapshot } from './snapshot-transfer.ts'
+import type { LinkIdentity } from './transport.ts'
+import type { StateMachine } from './types.ts'
+
+/** What snapshots need of the replicator. */
+export interface SnapshotHost {
+  readonly env: Env
+  readonly machine: StateMachine
+  readonly core: Raft
+  readonly store: LogStore
+  readonly self: LinkIdentity
+  /** Aborts when the node stops. */
+  readonly signal: AbortSignal
+  addressOf(id: NodeId): string
+  /** Runs `task` when nobody else uses the state machine. */
+  onMachine(task: () => Promise<void>): Promise<void>
+  /** Uses the core, then carries out what it asks for. */
+  use(step: (core: Raft) => void): void
+  /** Carries out now what the core asks for. */
+  pump(): void
+  /** Resolves when any lane has made progress. */
+  progress(): Promise<void>
+  /** True when the node cannot go on or is stopping. */
+  failed(): boolean
+  /** Ends the node; returns the reason. */
+  fatal(error: unknown): Error
+}
+
+export class Snapshots {
+  readonly #host: SnapshotHost
+  #installing = false
+
+  constructor(host: SnapshotHost) {
+    this.#host = host
+  }
+
+  get installing(): boolean {
+    return this.#installing
+  }
+
+  /** Streams the current state to `to` and tells the core how that went. */
+  async send(to: NodeId, term: number): Promise<void> {
+    const { env, machine, core, self, signal } = this.#host
+    let image: ReturnType<StateMachine['snapshot']> | undefined
+    await this.#host.onMachine(async () => {
+      image = machine.snapshot()
+    })
+    if (image === undefined) return
+    const { index, pieces } = image
+    const config = core.log.configAt(index)
+    const offer: SnapshotOffer = {
+      kind: 'snapshot',
+      from: self.node,
+      to,
+      term,
+      session: core.sessionOf(to),
+      index,
+      indexTerm: core.log.term(index) ?? image.term,
+      configIndex: config.index,
+      config: config.config,
+    }
+    env.log.info('sending a snapshot', { to, index })
+    let installed = false
+    try {
+      await sendSnapshot(env, self, this.#host.addressOf(to), offer, pieces, signal)
+      installed = true
+      env.log.info('snapshot sent', { to, index })
+    } catch (error) {
+      env.log.warn('snapshot was not installed', { to, index, reason: asStoreError(error, 'snapshot').message })
+    }
+    this.#host.use((raft) => raft.snapshotSent(to, installed, index))
+  }
+
+  /** Receives and installs a snapshot. Rejects, with the old state in place, when it cannot. */
+  async install(offer: SnapshotOffer, pieces: AsyncIterable<Uint8Array>): Promise<void> {
+    const { core, env } = this.#host
+    const refuse = (why: string): StoreError => new StoreError('UNAVAILABLE', `install a snapshot: ${why}`)
+    if (this.#host.failed()) throw refuse('the node is stopping')
+    if (this.#installing) throw refuse('another one is being installed')
+    this.#host.use((raft) => raft.offerSnapshot(offer))
+    if (this.#host.failed() || !core.wantsSnapshot(offer)) throw refuse('it is not wanted any more')
+    this.#installing = true
+    try {
+      await this.#host.onMachine(() => this.#replace(offer, pieces))
+      env.log.info('snapshot installed', { index: offer.index, from: offer.from })
+    } finally {
+      this.#installing = false
+      this.#host.use((raft) => raft.hold(false))
+    }
+  }
+
+  async #replace(offer: SnapshotOffer, pieces: AsyncIterable<Uint8Array>): Promise<void> {
+    const { machine, core, store } = this.#host
+    const mark: SnapshotMark = {
+      index: offer.index,
+      term: offer.indexTerm,
+      config: { index: offer.configIndex, config: offer.config },
+    }
+    await store.beginInstall(mark)
+    try {
+      await machine.install(mark.index, mark.term, this.#gated(offer, pieces))
+    } catch (error) {
+      if (machine.appliedIndex() >= mark.index) throw this.#host.fatal(error)
+      await store.cancelInstall()
+      throw error
+    }
+    try {
+      await store.finishInstall(mark, core.keepsSuffix(mark))
+      core.snapshotInstalled(mark, offer)
+    } catch (error) {
+      throw this.#host.fatal(error)
+    }
+  }
+
+  /** The pieces, and behind the last one a gate: the log stands still, and the snapshot is still wanted. */
+  async *#gated(offer: SnapshotOffer, pieces: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
+    const { core } = this.#host
+    yield* pieces
+    while (core.hasUnsaved || !core.hold(true)) {
+      core.hold(false)
+      if (this.#host.failed()) break
+      this.#host.pump()
+      await this.#host.progress()
+    }
+    if (this.#host.failed() || !core.wantsSnapshot(offer)) {
+      throw new StoreError('UNAVAILABLE', 'install a snapshot: it is not wanted any more')
+    }
+  }
+}

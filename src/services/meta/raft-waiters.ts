@@ -1,0 +1,110 @@
+/**
+ * Callers that wait: for their proposal to be applied, or for a linearizable read to be safe.
+ *
+ * Invariants: every waiter is settled exactly once; a proposal succeeds only when its own (term, index) was applied;
+ * when leadership is lost its outcome is unknown, never "failed". Both tables are bounded by the core's limits.
+ */
+
+import { StoreError } from '../../model/errors.ts'
+import type { Reply } from '../../core/meta/commands.ts'
+import type { AppliedEntry, AppliedReply } from './types.ts'
+
+interface Proposal {
+  readonly term: number
+  readonly resolve: (reply: Reply) => void
+  readonly reject: (error: StoreError) => void
+}
+
+interface Read {
+  readonly resolve: () => void
+  readonly reject: (error: StoreError) => void
+}
+
+export class Waiters {
+  readonly #proposals = new Map<number, Proposal>()
+  readonly #reads = new Map<number, Read>()
+  /** Reads whose index is confirmed, in the order of their indexes. */
+  #confirmed: { readonly index: number; readonly read: Read }[] = []
+  #tokens = 0
+
+  get size(): number {
+    return this.#proposals.size
+  }
+
+  proposal(term: number, index: number): Promise<Reply> {
+    return new Promise((resolve, reject) => {
+      this.#proposals.get(index)?.reject(unknownOutcome())
+      this.#proposals.set(index, { term, resolve, reject })
+    })
+  }
+
+  /** A new read; `begin` gets its token and throws when the core refuses it. */
+  read(begin: (token: number) => void): Promise<void> {
+    const token = ++this.#tokens
+    return new Promise((resolve, reject) => {
+      this.#reads.set(token, { resolve, reject })
+      try {
+        begin(token)
+      } catch (error) {
+        this.#reads.delete(token)
+        reject(error)
+      }
+    })
+  }
+
+  /** The read `token` may be served once `index` is applied. */
+  confirmRead(token: number, index: number, applied: number): void {
+    const read = this.#reads.get(token)
+    if (read === undefined) return
+    this.#reads.delete(token)
+    if (index <= applied) read.resolve()
+    else this.#confirmed.push({ index, read })
+  }
+
+  dropRead(token: number, error: StoreError): void {
+    this.#reads.get(token)?.reject(error)
+    this.#reads.delete(token)
+  }
+
+  /** Entries were applied: answers their proposers, and the reads that waited for them. */
+  applied(entries: readonly AppliedEntry[], replies: readonly AppliedReply[]): void {
+    for (const [position, entry] of entries.entries()) {
+      const proposal = this.#proposals.get(entry.index)
+      if (proposal === undefined) continue
+      this.#proposals.delete(entry.index)
+      const reply = replies[position]
+      if (proposal.term === entry.term && reply !== undefined) proposal.resolve(reply.reply)
+      else proposal.reject(unknownOutcome())
+    }
+    this.serveReads(entries.at(-1)?.index ?? 0)
+  }
+
+  serveReads(applied: number): void {
+    let served = 0
+    for (const { index, read } of this.#confirmed) {
+      if (index > applied) break
+      read.resolve()
+      served++
+    }
+    this.#confirmed.splice(0, served)
+  }
+
+  /** Leadership is lost, or the node stops: nobody is left waiting. */
+  failAll(proposalError: () => StoreError, readError: () => StoreError): void {
+    const proposals = [...this.#proposals.values()]
+    const reads = [...this.#reads.values(), ...this.#confirmed.map((item) => item.read)]
+    this.#proposals.clear()
+    this.#reads.clear()
+    this.#confirmed = []
+    for (const proposal of proposals) proposal.reject(proposalError())
+    for (const read of reads) read.reject(readError())
+  }
+}
+
+export function unknownOutcome(): StoreError {
+  return new StoreError(
+    'UNAVAILABLE',
+    'replicate a command: this meta node stopped leading before it was decided: it may still take effect',
+    { outcome: 'unknown' },
+  )
+}

@@ -1,0 +1,389 @@
+/**
+ * The disk engine: chunks of one directory, kept in an extent log with a LevelDB index beside it (DESIGN section 5).
+ *
+ * What it promises: a put that resolved is fdatasynced; what is read was checked against its sums; a replica that is not
+ * intact is kept, no longer served, and reported once; a delete that resolved stays deleted; after a crash everything
+ * acknowledged is there. What it does not: that a put that failed left nothing behind (meta's chunk report removes it).
+ *
+ * A change of an id holds the id's lock from the look-up to the end of the append, so each record in the log says exactly
+ * what it frees.
+ */
+
+import { equalBytes } from '../../../base/bytes.ts'
+import { Semaphore } from '../../../base/async/semaphore.ts'
+import { blockSumsOf, type Sum } from '../../../core/chunk/sums.ts'
+import { type ChunkRecord, freedBy } from '../../../core/chunk/index-record.ts'
+import type { Freed } from '../../../core/chunk/record.ts'
+import type { DiskIdentity } from '../../../core/chunk/identity.ts'
+import { asStoreError, StoreError } from '../../../model/errors.ts'
+import { type ChunkId, formatChunkId } from '../../../model/ids.ts'
+import type { ChunkReader, ChunkWriter, DiskEngine, DiskStatus, PutRequest, PutResult } from '../types.ts'
+import { Arena } from './arena.ts'
+import type { HeldExtent } from './extent-table.ts'
+import { adoptIdentity } from './identity-file.ts'
+import { KeyedLocks } from './keyed-locks.ts'
+import type { LogItem } from './log-writer.ts'
+import { assembleDisk, type DiskParts } from './open.ts'
+import { checkPut, slotBytes, SlotWriter } from './put.ts'
+import { blockRange, ExtentReader, InlineReader, type ReadParts } from './read.ts'
+import { type DiskDeps, DiskGate, type DiskOptions } from './types.ts'
+import { Verifier, verifyBufferBytes } from './verify.ts'
+
+const arenaBytesDefault = 64 * 1024 * 1024
+/** Reads of extents that run at once: they share the process's I/O threads with the log's writes. */
+const readsMax = 8
+/** Ids deleted by one batch of log records. */
+const deleteBatch = 1024
+/** Findings kept until somebody listens. */
+const findingsMax = 1024
+
+interface Stored {
+  readonly record: ChunkRecord
+  readonly held: HeldExtent
+}
+
+class Disk implements DiskEngine {
+  readonly path: string
+  readonly clean: boolean
+  readonly rebuilt: boolean
+  readonly #deps: DiskDeps
+  readonly #options: DiskOptions
+  readonly #parts: DiskParts
+  readonly #gate: DiskGate
+  readonly #sum: Sum
+  readonly #arena: Arena
+  readonly #locks = new KeyedLocks()
+  readonly #permits = new Semaphore(readsMax)
+  readonly #verifier: Verifier
+  #identity: DiskIdentity
+  #idMax: ChunkId
+  #incoming = 0
+  #working = 0
+  #quiet: (() => void) | undefined
+  #closed: Promise<void> | undefined
+  #corruptHandler: ((id: ChunkId, finding: string) => void) | undefined
+  #findings: [ChunkId, string][] = []
+
+  constructor(deps: DiskDeps, options: DiskOptions, parts: DiskParts, gate: DiskGate, sum: Sum, idMax: ChunkId) {
+    this.path = options.path
+    this.clean = parts.clean
+    this.rebuilt = parts.rebuilt
+    this.#deps = deps
+    this.#options = options
+    this.#parts = parts
+    this.#gate = gate
+    this.#sum = sum
+    this.#arena = new Arena(deps.extents.arena(options.arenaBytes ?? arenaBytesDefault))
+    this.#verifier = new Verifier(deps.extents.arena(verifyBufferBytes), sum)
+    this.#identity = parts.identity
+    this.#idMax = idMax
+  }
+
+  get id(): string {
+    return this.#identity.diskId
+  }
+
+  get clusterId(): string | undefined {
+    return this.#identity.clusterId
+  }
+
+  async adopt(clusterId: string, nodeId: string): Promise<void> {
+    this.#identity = await adoptIdentity(this.#deps.files, this.path, this.#identity, { clusterId, nodeId }, this.#sum)
+  }
+
+  status(): DiskStatus {
+    const { space, ledger } = this.#parts
+    if (space.stale && !this.#gate.closing) space.refresh().catch(() => undefined)
+    return {
+      state: this.#gate.failure === undefined ? 'ok' : 'failed',
+      capacityBytes: space.totalBytes,
+      usedBytes: Math.max(0, space.totalBytes - this.#room()),
+      chunks: ledger.chunks,
+      chunkIdMax: this.#idMax,
+    }
+  }
+
+  /** Bytes that can still be written: the filesystem's and those of extents made ahead. */
+  #room(): number {
+    const { space, table, log } = this.#parts
+    return space.freeBytes + table.freeBytes + log.roomBytes
+  }
+
+  async beginPut(request: PutRequest, signal: AbortSignal): Promise<ChunkWriter> {
+    this.#gate.check()
+    checkPut(request)
+    const slot = slotBytes(request.length)
+    if (slot > this.#options.extentBytes / 2) {
+      throw new StoreError('INVALID_ARGUMENT', `put chunk: ${request.length} bytes do not fit this disk's extents`)
+    }
+    await this.#admit(slot)
+    try {
+      const memory = await this.#arena.take(slot, signal)
+      return new SlotWriter(request, memory, {
+        sum: this.#sum,
+        store: (put, result, item) => this.#work(() => this.#store(put, result, item)),
+        settled: () => {
+          this.#incoming -= slot
+        },
+      })
+    } catch (error) {
+      this.#incoming -= slot
+      throw asStoreError(error, `put chunk ${formatChunkId(request.id)}`)
+    }
+  }
+
+  /** Counts `bytes` as on their way in. Throws NO_SPACE when the reserve would be touched. */
+  async #admit(bytes: number): Promise<void> {
+    const { space } = this.#parts
+    const fits = (): boolean => this.#room() - this.#incoming - bytes >= this.#options.reserveBytes
+    if (space.stale || !fits()) await space.refresh()
+    if (!fits()) {
+      const message = `disk ${this.path} has no room above its reserve: free some space, add a disk, or write elsewhere`
+      throw new StoreError('NO_SPACE', message)
+    }
+    this.#incoming += bytes
+  }
+
+  /** Runs `work` so that `close` waits for it. */
+  async #work<T>(work: () => Promise<T>): Promise<T> {
+    this.#gate.check()
+    this.#working++
+    try {
+      return await work()
+    } finally {
+      this.#working--
+      if (this.#working === 0) this.#quiet?.()
+    }
+  }
+
+  #store(request: PutRequest, result: PutResult, item: Omit<LogItem, 'record'>): Promise<void> {
+    const { id, length, lease } = request
+    return this.#locks.run([id], async () => {
+      const { index, log } = this.#parts
+      const known = await index.get(id)
+      if (known.kind === 'held' && request.replace !== true) {
+        if (equalBytes(known.record.root, result.root)) return
+        const message = `put chunk ${formatChunkId(id)}: disk ${this.path} holds other content under this id`
+        throw new StoreError('CONFLICT', message)
+      }
+      const frees: Freed[] = known.kind === 'held' ? [freedBy(known.record.location, true)] : []
+      await log.append({ record: { kind: 'put', id, length, lease, ...result, frees }, ...item })
+      this.#idMax = Math.max(this.#idMax, id)
+      this.#deps.metrics.count('holdfast_disk_written_bytes_total', 'Payload bytes stored.', length)
+    })
+  }
+
+  async openRead(id: ChunkId, offset: number, length: number): Promise<ChunkReader> {
+    this.#gate.check()
+    const { record, held } = await this.#find(id)
+    try {
+      const range = blockRange(id, record.length, offset, length)
+      if (record.inline !== undefined) {
+        if (this.#inlineIntact(record)) {
+          held.release()
+          return new InlineReader(record, record.inline)
+        }
+        // The log has the bytes too: what it says decides.
+        this.#deps.log.warn('a small chunk is damaged in the index, reading it from the log', {
+          disk: this.path,
+          chunk: id,
+        })
+      }
+      return new ExtentReader(id, record, range, held, this.#readParts())
+    } catch (error) {
+      held.release()
+      throw error
+    }
+  }
+
+  #readParts(): ReadParts {
+    return {
+      sum: this.#sum,
+      gate: this.#gate,
+      permits: this.#permits,
+      onBad: (id, record, finding) => this.#quarantine(id, record, finding),
+    }
+  }
+
+  #inlineIntact(record: ChunkRecord): boolean {
+    return record.inline !== undefined && equalBytes(blockSumsOf(this.#sum, record.inline), record.blockSums)
+  }
+
+  /** The chunk's record with its extent held. A place in an extent that is gone means "moved": looked up again. */
+  async #find(id: ChunkId): Promise<Stored> {
+    for (let attempt = 0; attempt < 10; attempt++) {
+      const known = await this.#parts.index.get(id)
+      if (known.kind === 'damaged') {
+        await this.#dropDamaged(id)
+        continue
+      }
+      if (known.kind === 'none')
+        throw new StoreError('NOT_FOUND', `chunk ${formatChunkId(id)} is not on disk ${this.path}`)
+      const held = await this.#parts.table.hold(known.record.location.extent)
+      if (held !== undefined) return { record: known.record, held }
+    }
+    throw new StoreError(
+      'CORRUPT',
+      `chunk ${formatChunkId(id)}: the extent that disk ${this.path} has it in is missing; use another replica`,
+    )
+  }
+
+  async verify(id: ChunkId): Promise<'intact' | 'corrupt' | 'missing'> {
+    return await this.#work(async () => {
+      const stored = await this.#find(id).catch((error: unknown) => {
+        const failure = asStoreError(error, 'verify')
+        if (failure.code === 'NOT_FOUND') return undefined
+        throw failure
+      })
+      if (stored === undefined) return 'missing'
+      const { record, held } = stored
+      try {
+        const finding = await this.#verifier.check(id, record, held)
+        if (finding === undefined && record.inline !== undefined && !this.#inlineIntact(record)) {
+          await this.#quarantine(id, record, 'its copy in the index does not match its checksum')
+          return 'corrupt'
+        }
+        if (finding === undefined) return 'intact'
+        await this.#quarantine(id, record, finding)
+        return 'corrupt'
+      } finally {
+        held.release()
+      }
+    })
+  }
+
+  /** Takes the replica out of service, keeps its bytes, reports it. Nothing happens when it was replaced meanwhile. */
+  async #quarantine(id: ChunkId, record: ChunkRecord, finding: string): Promise<void> {
+    await this.#locks.run([id], async () => {
+      const known = await this.#parts.index.get(id)
+      const { extent, payload } = record.location
+      if (known.kind !== 'held' || known.record.location.extent !== extent || known.record.location.payload !== payload)
+        return
+      await this.#parts.log.append({ record: { kind: 'quarantine', id, location: record.location, finding } })
+      this.#report(id, finding)
+    })
+  }
+
+  /** An index record that does not check out names no place to keep: it is forgotten and reported. */
+  async #dropDamaged(id: ChunkId): Promise<void> {
+    await this.#locks.run([id], async () => {
+      if ((await this.#parts.index.get(id)).kind !== 'damaged') return
+      await this.#parts.log.append({
+        record: { kind: 'delete', id, frees: [{ extent: 0, payload: 0, span: 0, held: true }] },
+      })
+      this.#report(id, 'its record in the index is damaged')
+    })
+  }
+
+  #report(id: ChunkId, finding: string): void {
+    this.#deps.log.error('corrupt replica', { disk: this.path, chunk: formatChunkId(id), finding })
+    this.#deps.metrics.count('holdfast_disk_corruptions_total', 'Replicas found corrupt.')
+    if (this.#corruptHandler !== undefined) this.#corruptHandler(id, finding)
+    else if (this.#findings.length < findingsMax) this.#findings.push([id, finding])
+  }
+
+  async missing(ids: readonly ChunkId[]): Promise<ChunkId[]> {
+    this.#gate.check()
+    const out: ChunkId[] = []
+    for (const id of ids) if (!(await this.#parts.index.has(id))) out.push(id)
+    return out
+  }
+
+  async list(from: ChunkId, to: ChunkId, limit: number): Promise<{ ids: ChunkId[]; until: ChunkId }> {
+    this.#gate.check()
+    if (from >= to) return { ids: [], until: to }
+    const ids = await this.#parts.index.list(from, to, limit)
+    const last = ids.at(-1)
+    return { ids, until: ids.length < limit || last === undefined ? to : last + 1 }
+  }
+
+  async delete(ids: readonly ChunkId[]): Promise<void> {
+    const sorted = [...new Set(ids)].sort((a, b) => a - b)
+    for (let at = 0; at < sorted.length; at += deleteBatch) {
+      await this.#work(() => this.#deleteBatch(sorted.slice(at, at + deleteBatch)))
+    }
+  }
+
+  #deleteBatch(ids: readonly ChunkId[]): Promise<void> {
+    return this.#locks.run(ids, async () => {
+      const { index, log } = this.#parts
+      const appends: Promise<unknown>[] = []
+      for (const id of ids) {
+        const known = await index.get(id)
+        const frees = await index.quarantinesOf(id)
+        if (known.kind === 'none' && frees.length === 0) continue
+        if (known.kind === 'held') frees.push(freedBy(known.record.location, true))
+        if (known.kind === 'damaged') frees.push({ extent: 0, payload: 0, span: 0, held: true })
+        const append = log.append({ record: { kind: 'delete', id, frees } })
+        append.catch(() => undefined)
+        appends.push(append)
+      }
+      await Promise.all(appends)
+    })
+  }
+
+  onCorrupt(handler: (id: ChunkId, finding: string) => void): void {
+    this.#corruptHandler = handler
+    const findings = this.#findings
+    this.#findings = []
+    for (const [id, finding] of findings) handler(id, finding)
+  }
+
+  onFailed(handler: (reason: Error) => void): void {
+    this.#gate.onFailed(handler)
+  }
+
+  close(): Promise<void> {
+    this.#closed ??= this.#close()
+    return this.#closed
+  }
+
+  async #close(): Promise<void> {
+    const { log, checkpointer, table, index } = this.#parts
+    this.#gate.startClosing()
+    if (this.#working > 0) {
+      await new Promise<void>((resolve) => {
+        this.#quiet = resolve
+      })
+    }
+    await log.finish()
+    checkpointer.stop()
+    if (this.#gate.failure === undefined) {
+      await checkpointer.save(true).catch((error: unknown) => this.#gate.fail('saving the index', error))
+    }
+    await this.#permits.acquire(readsMax)
+    await table.close()
+    await index.close()
+  }
+}
+
+/**
+ * Opens the disk in a directory, or makes a new one in an empty directory.
+ * Rejects: LOCKED, INCOMPATIBLE_VERSION, CORRUPT (identity), NO_SPACE, IO; each says in one line what to do.
+ */
+export async function openDisk(deps: DiskDeps, options: DiskOptions): Promise<DiskEngine> {
+  const sum: Sum = (bytes, out, at) => deps.hasher.sumInto(bytes, out, at)
+  const gate = new DiskGate(options.path)
+  gate.onFailed((reason) => deps.log.error('disk failed', { disk: options.path, reason: reason.message }))
+  const parts = await assembleDisk(deps, options, gate, sum)
+  const { clean, rebuilt, replayed } = parts
+  const fields = {
+    disk: options.path,
+    clean,
+    rebuilt,
+    mode: deps.extents.mode,
+    groups: replayed.groups,
+    torn: replayed.torn,
+  }
+  deps.log.info('disk opened', { ...fields, chunks: parts.ledger.chunks })
+  for (const { from, to } of replayed.damage) {
+    deps.log.error('the log is damaged below what was synced: what is missing will show in the report to meta', {
+      disk: options.path,
+      from: `${from.extent}:${from.offset}`,
+      to: `${to.extent}:${to.offset}`,
+    })
+  }
+  const disk = new Disk(deps, options, parts, gate, sum, await parts.index.highest())
+  for (const suspect of replayed.suspects) await disk.verify(suspect)
+  return disk
+}

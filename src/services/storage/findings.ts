@@ -1,0 +1,58 @@
+/**
+ * Replicas found corrupt that meta has not acknowledged yet.
+ *
+ * A finding rides in every heartbeat until a Beat answers a heartbeat that carried it: meta holds that Beat back until the
+ * finding is committed. Bounded: beyond `findingsMax` the newest is dropped, which loses nothing for good, because a
+ * quarantined replica is missing from every later report of its disk.
+ */
+
+import type { ChunkId, DiskNumber } from '../../model/ids.ts'
+
+const findingsMax = 4096
+/** Findings in one heartbeat. */
+const perHeartbeat = 256
+
+export interface Finding {
+  readonly chunk: ChunkId
+  readonly disk: DiskNumber
+  readonly finding: string
+}
+
+interface Pending {
+  readonly entry: Finding
+  /** First heartbeat of the present stream that carried it. */
+  sentIn: number | undefined
+}
+
+export class Findings {
+  readonly #pending = new Map<string, Pending>()
+
+  add(entry: Finding): void {
+    const key = `${entry.disk}/${entry.chunk}`
+    if (this.#pending.has(key) || this.#pending.size >= findingsMax) return
+    this.#pending.set(key, { entry, sentIn: undefined })
+  }
+
+  /** What the heartbeat `sequence` shall carry, oldest first. */
+  take(sequence: number): Finding[] {
+    const out: Finding[] = []
+    for (const pending of this.#pending.values()) {
+      if (out.length === perHeartbeat) break
+      pending.sentIn ??= sequence
+      out.push(pending.entry)
+    }
+    return out
+  }
+
+  /** Meta answered heartbeat `sequence`: what it carried is known there. */
+  acknowledge(sequence: number): void {
+    for (const [key, pending] of this.#pending) {
+      if (pending.sentIn !== undefined && pending.sentIn <= sequence) this.#pending.delete(key)
+    }
+  }
+
+  /** A new stream: what was sent on the old one may not have arrived. */
+  detach(): void {
+    for (const pending of this.#pending.values()) pending.sentIn = undefined
+  }
+}

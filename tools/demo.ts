@@ -95,7 +95,9 @@ async function loseStorage(store: Store, victim: ClusterFile['storage'][number])
     120_000,
   )
   const t3 = performance.now()
-  say(`T3  full redundancy after ${seconds(t3 - t0)}: detection ${seconds(t1 - t0)}, wait ${seconds(t2 - t1)}, copy ${seconds(t3 - t2)}; ${status.repair.repaired - repairedBefore} chunks repaired, ${status.chunks.lost} lost`)
+  say(
+    `T3  full redundancy after ${seconds(t3 - t0)}: detection ${seconds(t1 - t0)}, wait ${seconds(t2 - t1)}, copy ${seconds(t3 - t2)}; ${status.repair.repaired - repairedBefore} chunks repaired, ${status.chunks.lost} lost`,
+  )
 }
 
 /** Kills the meta leader under load; says how long no write was acknowledged. */
@@ -138,7 +140,9 @@ async function play(directory: string, up: Running): Promise<void> {
     await loseLeader(store, file, stream)
     const report = await stream.stop()
     const failed = report.errors.length === 0 ? 'none failed' : `${report.errors.length} failed: ${report.errors[0]}`
-    say(`the load: ${report.acknowledged.size} puts and ${report.reads} gets, ${failed}; longest gap between two acknowledged puts ${seconds(report.longestGapMs)}`)
+    say(
+      `the load: ${report.acknowledged.size} puts and ${report.reads} gets, ${failed}; longest gap between two acknowledged puts ${seconds(report.longestGapMs)}`,
+    )
     await verifyFiles(store, sums)
     await verifyAll(store, 'demo', report.acknowledged)
     say(`verified ${report.acknowledged.size} objects of the load by SHA-256`)

@@ -84,7 +84,16 @@ const build = resolve(import.meta.dirname, '..')
 /** True when the simulator found the mutant. */
 async function isFound(mutant: Mutant, directory: string): Promise<boolean> {
   const [from, count] = mutant.seeds
-  const args = [join(directory, 'tools/sim.js'), '--from', String(from), '--swarm', String(count), '--first', '--budget', '120']
+  const args = [
+    join(directory, 'tools/sim.js'),
+    '--from',
+    String(from),
+    '--swarm',
+    String(count),
+    '--first',
+    '--budget',
+    '120',
+  ]
   const child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'inherit'] })
   let output = ''
   child.stdout.on('data', (piece: Buffer) => (output += piece.toString()))

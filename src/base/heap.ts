@@ -75,21 +75,6 @@ export class IndexedHeap<K, V> {
     return true
   }
 
-  /** An entry that precedes no other one directly: not the last in order, but never the first of two or more. */
-  leaf(): HeapEntry<K, V> | undefined {
-    return this.#slots[this.#slots.length - 1]
-  }
-
-  /** Entries in no particular order. */
-  entries(): Iterable<HeapEntry<K, V>> {
-    return this.#slots
-  }
-
-  clear(): void {
-    this.#slots.length = 0
-    this.#byKey.clear()
-  }
-
   #take(slot: Slot<K, V>): void {
     this.#byKey.delete(slot.key)
     const last = this.#slots.pop()

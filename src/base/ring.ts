@@ -14,7 +14,7 @@ export class Ring<T> {
 
   constructor(capacity: number) {
     assert(Number.isInteger(capacity) && capacity > 0, 'ring capacity is a positive integer')
-    this.#slots = new Array<T | undefined>(capacity)
+    this.#slots = Array.from<T | undefined>({ length: capacity })
   }
 
   get length(): number {

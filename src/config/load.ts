@@ -40,7 +40,8 @@ export function loadConfig(options: readonly ConfigOption[], sources: ConfigSour
     if (option.fallback !== undefined) set(option.name, option.fallback, 'default', byName.keys())
   }
   if (sources.file !== undefined) {
-    for (const [name, written] of Object.entries(readConfigFile(sources.file))) set(name, written, sources.file, byName.keys())
+    for (const [name, written] of Object.entries(readConfigFile(sources.file)))
+      set(name, written, sources.file, byName.keys())
   }
   for (const option of options) {
     const written = sources.environment[environmentName(option.name)]
@@ -64,12 +65,18 @@ export function loadConfig(options: readonly ConfigOption[], sources: ConfigSour
  * Refuses HOLDFAST_ variables that look like a misspelt option. Others are let pass: Kubernetes, for one, sets variables
  * of that form for a service of our name. Throws USAGE.
  */
-export function checkEnvironment(options: readonly ConfigOption[], environment: Readonly<Record<string, string | undefined>>): void {
+export function checkEnvironment(
+  options: readonly ConfigOption[],
+  environment: Readonly<Record<string, string | undefined>>,
+): void {
   const known = [...new Set([...options.map((option) => environmentName(option.name)), ...otherVariables])]
   for (const name of Object.keys(environment).sort()) {
     if (!name.startsWith(environmentPrefix) || known.includes(name)) continue
     const wanted = name.slice(environmentPrefix.length)
-    const near = closest(wanted, known.map((one) => one.slice(environmentPrefix.length)))
+    const near = closest(
+      wanted,
+      known.map((one) => one.slice(environmentPrefix.length)),
+    )
     if (near !== undefined) throw unknownKey(name, 'environment', [environmentPrefix + near])
   }
 }
@@ -85,13 +92,18 @@ function readConfigFile(path: string): Record<string, unknown> {
   try {
     text = readFileSync(path, 'utf8')
   } catch (error) {
-    throw new StoreError('IO', `read the configuration ${path}: ${(error as Error).message}`, { cause: error, outcome: 'definite' })
+    throw new StoreError('IO', `read the configuration ${path}: ${(error as Error).message}`, {
+      cause: error,
+      outcome: 'definite',
+    })
   }
   let parsed: unknown
   try {
     parsed = JSON.parse(text)
   } catch (error) {
-    throw new StoreError('USAGE', `the configuration ${path} is not JSON: ${(error as Error).message}`, { cause: error })
+    throw new StoreError('USAGE', `the configuration ${path} is not JSON: ${(error as Error).message}`, {
+      cause: error,
+    })
   }
   if (typeof parsed !== 'object' || parsed === null || Array.isArray(parsed)) {
     throw new StoreError('USAGE', `the configuration ${path} is not one JSON object`)

@@ -62,10 +62,24 @@ const heartbeatOption = duration('heartbeat', '500ms', 50, 60 * secondMs, 'time 
 
 /** Options of `holdfast meta`. */
 export const metaOptions: readonly ConfigOption[] = [
-  { name: 'id', type: 'text', fallback: undefined, required: true, value: 'M', doc: 'name of this meta node, one of the peers' },
+  {
+    name: 'id',
+    type: 'text',
+    fallback: undefined,
+    required: true,
+    value: 'M',
+    doc: 'name of this meta node, one of the peers',
+  },
   listenOption,
   advertiseOption,
-  { name: 'data', type: 'text', fallback: undefined, required: true, value: 'DIR', doc: 'directory of the log and the metadata' },
+  {
+    name: 'data',
+    type: 'text',
+    fallback: undefined,
+    required: true,
+    value: 'DIR',
+    doc: 'directory of the log and the metadata',
+  },
   {
     name: 'peers',
     type: 'list',
@@ -77,7 +91,13 @@ export const metaOptions: readonly ConfigOption[] = [
   duration('raft-tick', '50ms', 5, 10 * secondMs, 'length of one Raft tick'),
   count('raft-heartbeat-ticks', '2', 1, 1000, 'ticks between heartbeats of the leader'),
   count('raft-election-ticks', '10', 3, 10_000, 'ticks of silence before an election, up to twice as many at random'),
-  duration('repair-wait-degraded', '5m', 0, dayMs, 'wait before a chunk with a majority of its copies left is repaired'),
+  duration(
+    'repair-wait-degraded',
+    '5m',
+    0,
+    dayMs,
+    'wait before a chunk with a majority of its copies left is repaired',
+  ),
   duration('repair-wait-at-risk', '15s', 0, dayMs, 'wait before a chunk with fewer than a majority left is repaired'),
   count('repair-copies-max', '32', 1, 10_000, 'repair copies that run at once in the cluster'),
   count('repair-copies-per-node', '4', 1, 1000, 'repair copies that run at once from and to one node'),
@@ -92,10 +112,25 @@ export const storageOptions: readonly ConfigOption[] = [
   { name: 'id', type: 'text', fallback: undefined, required: true, value: 'S', doc: 'name of this storage node' },
   listenOption,
   advertiseOption,
-  { name: 'disk', type: 'list', fallback: undefined, required: true, value: 'DIR[,DIR]', doc: 'data directories, one for each disk' },
+  {
+    name: 'disk',
+    type: 'list',
+    fallback: undefined,
+    required: true,
+    value: 'DIR[,DIR]',
+    doc: 'data directories, one for each disk',
+  },
   { name: 'meta', type: 'list', fallback: undefined, required: true, value: 'H:P,...', doc: 'addresses of meta nodes' },
   { name: 'zone', type: 'text', fallback: 'default', value: 'Z', doc: 'failure domain: copies are spread over zones' },
-  { name: 'extent-size', type: 'bytes', fallback: '256MiB', min: 16 * MiB, max: TiB, value: 'SIZE', doc: 'size of one extent file' },
+  {
+    name: 'extent-size',
+    type: 'bytes',
+    fallback: '256MiB',
+    min: 16 * MiB,
+    max: TiB,
+    value: 'SIZE',
+    doc: 'size of one extent file',
+  },
   {
     name: 'reserve',
     type: 'bytes',
@@ -148,7 +183,8 @@ export function parseOption(option: ConfigOption, written: unknown, source: stri
     }
     return list
   }
-  if (typeof written !== 'string' && typeof written !== 'number') throw usage(source, `${option.name} must be text or a number`)
+  if (typeof written !== 'string' && typeof written !== 'number')
+    throw usage(source, `${option.name} must be text or a number`)
   const text = String(written)
   if (option.type === 'text') {
     if (text === '') throw usage(source, `${option.name} is empty: give ${option.value}`)
@@ -180,19 +216,25 @@ function listOf(values: ConfigValues, name: string): readonly string[] {
 /** Throws USAGE unless `text` is `host:port`. */
 export function checkHostPort(text: string, name: string): string {
   const port = Number(/^(?:\[[0-9a-fA-F:]+\]|[^:\s]+):(\d{1,5})$/.exec(text)?.[1] ?? Number.NaN)
-  if (!(port >= 0 && port <= 64_535)) throw usage(`--${name}`, `${JSON.stringify(text)} is not host:port with a port up to 64535`)
+  if (!(port >= 0 && port <= 64_535))
+    throw usage(`--${name}`, `${JSON.stringify(text)} is not host:port with a port up to 64535`)
   return text
 }
 
 function checkId(id: string, name: string): string {
-  if (!isNodeId(id)) throw usage(`--${name}`, `${JSON.stringify(id)} is not a node name: use a-z, 0-9, ".", "_" and "-", at most 63`)
+  if (!isNodeId(id))
+    throw usage(`--${name}`, `${JSON.stringify(id)} is not a node name: use a-z, 0-9, ".", "_" and "-", at most 63`)
   return id
 }
 
 function advertised(values: ConfigValues, listen: string): readonly string[] {
-  if (values['advertise'] !== undefined) return listOf(values, 'advertise').map((address) => checkHostPort(address, 'advertise'))
+  if (values['advertise'] !== undefined)
+    return listOf(values, 'advertise').map((address) => checkHostPort(address, 'advertise'))
   if (/^(0\.0\.0\.0|\[::\]):/.test(listen)) {
-    throw usage('--advertise', `the listen address ${listen} is a wildcard: say under which host:port others reach this node`)
+    throw usage(
+      '--advertise',
+      `the listen address ${listen} is a wildcard: say under which host:port others reach this node`,
+    )
   }
   return [listen]
 }
@@ -209,7 +251,8 @@ export function metaConfig(values: ConfigValues): MetaConfig {
   const listen = checkHostPort(textOf(values, 'listen'), 'listen')
   const peers = listOf(values, 'peers').map(peerOf)
   if (new Set(peers.map((peer) => peer.id)).size !== peers.length) throw usage('--peers', 'a node is named twice')
-  if (!peers.some((peer) => peer.id === id)) throw usage('--peers', `this node, ${id}, is not in the list: name every meta node`)
+  if (!peers.some((peer) => peer.id === id))
+    throw usage('--peers', `this node, ${id}, is not in the list: name every meta node`)
   const suspectMs = numberOf(values, 'suspect-after')
   const downMs = numberOf(values, 'down-after')
   if (downMs <= suspectMs) throw usage('--down-after', 'must be longer than --suspect-after')

@@ -141,7 +141,8 @@ class GrpcClientDriver implements NetClient {
   ): Promise<RI> {
     const doing = `${method.path} at ${address}`
     return new Promise<RI>((resolve, reject) => {
-      if (options.signal?.aborted === true) throw new StoreError('CANCELLED', `${doing}: cancelled before it started`, { outcome: 'definite' })
+      if (options.signal?.aborted === true)
+        throw new StoreError('CANCELLED', `${doing}: cancelled before it started`, { outcome: 'definite' })
       if (this.#closed) throw new StoreError('CANCELLED', `${doing}: the client is closed`, { outcome: 'definite' })
       const body = asBuffer(method.encodeRequest(request))
       const channel = this.#pool.acquire(address, method.path)
@@ -163,7 +164,15 @@ class GrpcClientDriver implements NetClient {
         }
       }
       const deadline = Date.now() + options.timeoutMs
-      const call = channel.client.makeUnaryRequest(method.path, identity, identity, body, new Metadata(), { deadline }, done)
+      const call = channel.client.makeUnaryRequest(
+        method.path,
+        identity,
+        identity,
+        body,
+        new Metadata(),
+        { deadline },
+        done,
+      )
       options.signal?.addEventListener('abort', cancel, { once: true })
     })
   }

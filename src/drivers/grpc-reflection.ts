@@ -23,7 +23,8 @@ export function protoRoot(): string {
     const candidate = join(directory, 'proto')
     if (statSync(join(candidate, protoFolder), { throwIfNoEntry: false })?.isDirectory() === true) return candidate
     const parent = dirname(directory)
-    if (parent === directory) throw new StoreError('IO', 'find proto/holdfast/v1: the package is incomplete; reinstall it')
+    if (parent === directory)
+      throw new StoreError('IO', 'find proto/holdfast/v1: the package is incomplete; reinstall it')
     directory = parent
   }
 }

@@ -26,7 +26,13 @@ import type { CallContext, Duplex, Method, NetServer } from '../ports/net.ts'
 import { asBuffer, createDuplex } from './grpc-duplex.ts'
 import { addHealth, addReflection } from './grpc-reflection.ts'
 import { statusOf } from './grpc-status.ts'
-import { abortServerStream, attachWindows, processWindows, type ServerSessions, type WindowPool } from './grpc-windows.ts'
+import {
+  abortServerStream,
+  attachWindows,
+  processWindows,
+  type ServerSessions,
+  type WindowPool,
+} from './grpc-windows.ts'
 
 /** Streams that one connection may have open; a client waits for one to end beyond that. */
 const streamsPerConnection = 256
@@ -161,16 +167,23 @@ export function checkAddress(address: string): { host: string; port: number } {
   const match = /^(\[[0-9a-fA-F:.]+\]|[^:\s/]+):(\d{1,5})$/.exec(address)
   const port = Number(match?.[2])
   if (match === null || port > 65_535) {
-    throw new StoreError('USAGE', `address ${JSON.stringify(address.slice(0, 80))} is not host:port: give for example 127.0.0.1:7400`)
+    throw new StoreError(
+      'USAGE',
+      `address ${JSON.stringify(address.slice(0, 80))} is not host:port: give for example 127.0.0.1:7400`,
+    )
   }
   return { host: (match[1] as string).replace(/^\[|\]$/g, ''), port }
 }
 
 function bindError(error: Error, address: string): StoreError {
   if (error.message.includes('EADDRINUSE')) {
-    return new StoreError('PORT_IN_USE', `listen on ${address}: the port is taken; stop what uses it or choose another`, {
-      cause: error,
-    })
+    return new StoreError(
+      'PORT_IN_USE',
+      `listen on ${address}: the port is taken; stop what uses it or choose another`,
+      {
+        cause: error,
+      },
+    )
   }
   const reason = /listen ([A-Z]+)/.exec(error.message)?.[1] ?? error.message.split('\n')[0]
   return new StoreError('USAGE', `listen on ${address}: ${reason}; give an address of this machine`, { cause: error })

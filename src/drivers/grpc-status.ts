@@ -82,7 +82,7 @@ const codeOfStatus: Readonly<Record<number, ErrorCode>> = {
 export function errorOfStatus(status: ReceivedStatus, doing: string): StoreError {
   const own = fromTrailer(status.metadata)
   if (own !== undefined) return own
-  const reason = (status.details ?? 'no details').split('\n')[0] ?? ''
+  const reason = ((status.details ?? 'no details').split('\n')[0] ?? '').replace(/ Resolution note: *$/, '')
   let code: ErrorCode = codeOfStatus[status.code ?? Status.UNKNOWN] ?? 'INTERNAL'
   const options: { -readonly [K in keyof StoreErrorOptions]: StoreErrorOptions[K] } = {}
   if (status.code === Status.RESOURCE_EXHAUSTED && reason.includes('larger than')) code = 'INVALID_ARGUMENT'

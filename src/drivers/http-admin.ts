@@ -63,8 +63,10 @@ export async function listenAdmin(host: string, port: number, page: AdminPage): 
   await new Promise<void>((resolve, reject) => {
     server.once('error', (error: NodeJS.ErrnoException) => {
       const taken = error.code === 'EADDRINUSE'
-      const why = taken ? 'the port is taken; it must be free beside the node\'s port (port + 1000)' : String(error.code)
-      reject(new StoreError(taken ? 'PORT_IN_USE' : 'USAGE', `listen on ${host}:${port} for HTTP: ${why}`, { cause: error }))
+      const why = taken ? "the port is taken; it must be free beside the node's port (port + 1000)" : String(error.code)
+      reject(
+        new StoreError(taken ? 'PORT_IN_USE' : 'USAGE', `listen on ${host}:${port} for HTTP: ${why}`, { cause: error }),
+      )
     })
     server.listen(port, host, resolve)
   })

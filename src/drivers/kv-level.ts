@@ -94,14 +94,22 @@ function openError(error: unknown, name: string, location: string): StoreError {
   const code = (cause as { code?: unknown } | undefined)?.code
   const reason = cause instanceof Error ? cause.message : String(error)
   if (code === 'LEVEL_LOCKED') {
-    return new StoreError('LOCKED', `open ${location}: another process has it; stop that one or use another directory`, {
-      cause: error,
-    })
+    return new StoreError(
+      'LOCKED',
+      `open ${location}: another process has it; stop that one or use another directory`,
+      {
+        cause: error,
+      },
+    )
   }
   if (code === 'LEVEL_CORRUPTION') {
-    return new StoreError('CORRUPT', `open store ${name} in ${location}: ${reason}; restore the directory or replace it`, {
-      cause: error,
-    })
+    return new StoreError(
+      'CORRUPT',
+      `open store ${name} in ${location}: ${reason}; restore the directory or replace it`,
+      {
+        cause: error,
+      },
+    )
   }
   return new StoreError('IO', `open store ${name} in ${location}: ${reason}`, { cause: error })
 }

@@ -82,7 +82,10 @@ function addNodeCommands(program: Command): void {
 function packageVersion(): string {
   for (const path of ['../../../package.json', '../../../../package.json']) {
     try {
-      const parsed = JSON.parse(readFileSync(new URL(path, import.meta.url), 'utf8')) as { name?: string; version?: string }
+      const parsed = JSON.parse(readFileSync(new URL(path, import.meta.url), 'utf8')) as {
+        name?: string
+        version?: string
+      }
       if (parsed.name === 'holdfast' && parsed.version !== undefined) return parsed.version
     } catch {
       // looked for one directory further up
@@ -135,7 +138,10 @@ async function main(): Promise<void> {
   process.stdout.on('error', (error: NodeJS.ErrnoException) => {
     process.exit(error.code === 'EPIPE' ? 141 : 1)
   })
-  const code = await runCli(process.argv.slice(2), processSurroundings(), { version: packageVersion(), extend: addNodeCommands })
+  const code = await runCli(process.argv.slice(2), processSurroundings(), {
+    version: packageVersion(),
+    extend: addNodeCommands,
+  })
   process.stdout.write('', () => process.exit(code))
 }
 

@@ -56,8 +56,17 @@ export function readClusterFile(dir: string): ClusterFile | undefined {
     if (code === 'ENOENT' || code === 'ENOTDIR') return undefined
     throw new StoreError('IO', `read ${path}: ${(error as Error).message}`, { cause: error, outcome: 'definite' })
   }
-  const { clusterId, meta, storage } = (typeof parsed === 'object' && parsed !== null ? parsed : {}) as Record<string, unknown>
-  if (typeof clusterId === 'string' && Array.isArray(meta) && meta.every(isNode) && Array.isArray(storage) && storage.every(isStorage)) {
+  const { clusterId, meta, storage } = (typeof parsed === 'object' && parsed !== null ? parsed : {}) as Record<
+    string,
+    unknown
+  >
+  if (
+    typeof clusterId === 'string' &&
+    Array.isArray(meta) &&
+    meta.every(isNode) &&
+    Array.isArray(storage) &&
+    storage.every(isStorage)
+  ) {
     return { clusterId, meta, storage }
   }
   throw new StoreError('USAGE', `${path} is not a cluster file: remove it, "holdfast up" writes it again`)

@@ -91,7 +91,10 @@ export async function listenNode(
 ): Promise<NodePorts> {
   const { host, port } = checkAddress(listen)
   if (port + adminPortOffset > 65_535) {
-    throw new StoreError('USAGE', `listen on ${listen}: HTTP is served on port + ${adminPortOffset}, so use a port up to 64535`)
+    throw new StoreError(
+      'USAGE',
+      `listen on ${listen}: HTTP is served on port + ${adminPortOffset}, so use a port up to 64535`,
+    )
   }
   if (port !== 0) return bindPair(host, port, env, bind, ready)
   for (let attempt = 1; ; attempt++) {

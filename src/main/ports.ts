@@ -20,7 +20,12 @@ export async function isPortFree(host: string, port: number): Promise<boolean> {
 }
 
 /** The first `count` free ports from `first` on, none of them in `taken`. Throws PORT_IN_USE when there are not so many. */
-export async function findPorts(host: string, first: number, count: number, taken: ReadonlySet<number> = new Set()): Promise<number[]> {
+export async function findPorts(
+  host: string,
+  first: number,
+  count: number,
+  taken: ReadonlySet<number> = new Set(),
+): Promise<number[]> {
   const found: number[] = []
   const used = new Set<number>()
   for (const port of taken) used.add(port).add(port + adminPortOffset)

@@ -23,26 +23,11 @@ const stopMs = 8000
 const serverGraceMs = 1000
 
 async function openOne(env: NodeEnv, config: StorageConfig, path: string): Promise<DiskEngine> {
-  const started = env.clock.monotonicMs()
-  const files = createFiles(path)
   const extents = await openExtentFiles(path)
-  const engine = await openDisk(
-    { ...env, files, extents, kv: createLevelFactory(path) },
+  return openDisk(
+    { ...env, files: createFiles(path), extents, kv: createLevelFactory(path) },
     { path, extentBytes: config.extentBytes, reserveBytes: config.reserveBytes },
   )
-  const { chunks, usedBytes, capacityBytes } = engine.status()
-  env.log.info('disk open', {
-    disk: engine.id,
-    path,
-    writes: extents.mode,
-    chunks,
-    usedBytes,
-    capacityBytes,
-    clean: engine.clean,
-    rebuilt: engine.rebuilt,
-    ms: Math.round(env.clock.monotonicMs() - started),
-  })
-  return engine
 }
 
 /** True for failures of one disk that the others need not share. */
@@ -63,7 +48,10 @@ async function openDisks(env: NodeEnv, config: StorageConfig): Promise<DiskEngin
   const clusters = new Set(engines.flatMap((engine) => engine.clusterId ?? []))
   let stop = faults.find((fault) => !isDiskFault(fault)) ?? (engines.length === 0 ? faults[0] : undefined)
   if (clusters.size > 1) {
-    stop = new StoreError('WRONG_CLUSTER', `disks of ${clusters.size} clusters in one node: give each node disks of one`)
+    stop = new StoreError(
+      'WRONG_CLUSTER',
+      `disks of ${clusters.size} clusters in one node: give each node disks of one`,
+    )
   }
   if (stop !== undefined) {
     await Promise.allSettled(engines.map((engine) => engine.close()))
@@ -130,7 +118,11 @@ export async function runStorageNode(config: StorageConfig): Promise<void> {
     throw error
   }
   const addresses = advertised(config, ports)
-  env.log.info('storage node listens', { address: ports.address, http: ports.admin.port, advertise: addresses.join(',') })
+  env.log.info('storage node listens', {
+    address: ports.address,
+    http: ports.admin.port,
+    advertise: addresses.join(','),
+  })
   node.start(addresses)
   const end = await Promise.race([stopped, fatal])
   env.log.info('storage node stops', { why: typeof end === 'string' ? end : end.message })

@@ -27,7 +27,8 @@ export interface UpPlan {
 function countOf(text: string | undefined, fallback: number, name: string, min: number, max: number): number {
   if (text === undefined) return fallback
   const value = /^\d{1,5}$/.test(text) ? Number(text) : Number.NaN
-  if (!(value >= min && value <= max)) throw new StoreError('USAGE', `--${name} ${JSON.stringify(text)} is out of bounds: use ${min} to ${max}`)
+  if (!(value >= min && value <= max))
+    throw new StoreError('USAGE', `--${name} ${JSON.stringify(text)} is out of bounds: use ${min} to ${max}`)
   return value
 }
 
@@ -40,11 +41,23 @@ export async function planUp(flags: Readonly<Record<string, string | undefined>>
   const dir = resolve(flags['dir'] ?? './.holdfast')
   const saved = readClusterFile(dir)
   const meta = countOf(flags['meta'], saved?.meta.length ?? 3, 'meta', 1, 5)
-  if (meta % 2 === 0) throw new StoreError('USAGE', `--meta ${meta}: an even number of meta nodes survives no more failures: use 1, 3 or 5`)
+  if (meta % 2 === 0)
+    throw new StoreError(
+      'USAGE',
+      `--meta ${meta}: an even number of meta nodes survives no more failures: use 1, 3 or 5`,
+    )
   const storage = countOf(flags['storage'], saved?.storage.length ?? 4, 'storage', 1, storageMax)
-  const zones = countOf(flags['zones'], Math.max(1, new Set(saved?.storage.map((node) => node.zone)).size || 2), 'zones', 1, storageMax)
+  const zones = countOf(
+    flags['zones'],
+    Math.max(1, new Set(saved?.storage.map((node) => node.zone)).size || 2),
+    'zones',
+    1,
+    storageMax,
+  )
   const port = countOf(flags['port'], 7400, 'port', 1, 64_535)
-  return saved === undefined ? planFirst(dir, meta, storage, zones, port) : planAgain(dir, saved, meta, storage, zones, port)
+  return saved === undefined
+    ? planFirst(dir, meta, storage, zones, port)
+    : planAgain(dir, saved, meta, storage, zones, port)
 }
 
 async function planFirst(dir: string, meta: number, storage: number, zones: number, first: number): Promise<UpPlan> {
@@ -68,7 +81,14 @@ function newStorage(dir: string, at: number, zones: number, address: string): Cl
   return { id, address, zone: `z${(at % zones) + 1}`, pid: 0, disks: [join(dir, id)] }
 }
 
-async function planAgain(dir: string, saved: ClusterFile, meta: number, storage: number, zones: number, first: number): Promise<UpPlan> {
+async function planAgain(
+  dir: string,
+  saved: ClusterFile,
+  meta: number,
+  storage: number,
+  zones: number,
+  first: number,
+): Promise<UpPlan> {
   if (meta !== saved.meta.length || storage < saved.storage.length) {
     throw new StoreError(
       'USAGE',
@@ -100,5 +120,11 @@ async function planAgain(dir: string, saved: ClusterFile, meta: number, storage:
     taken.add(port)
     nodes.push(newStorage(dir, at, zones, `${upHost}:${port}`))
   }
-  return { dir, clusterId: saved.clusterId, meta: saved.meta.map((node) => ({ ...node, pid: 0 })), storage: nodes, notes }
+  return {
+    dir,
+    clusterId: saved.clusterId,
+    meta: saved.meta.map((node) => ({ ...node, pid: 0 })),
+    storage: nodes,
+    notes,
+  }
 }

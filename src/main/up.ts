@@ -39,7 +39,19 @@ function metaArguments(plan: UpPlan, id: string, address: string): string[] {
 
 function storageArguments(plan: UpPlan, node: ClusterStorage): string[] {
   const meta = plan.meta.map((peer) => peer.address).join(',')
-  return ['storage', '--id', node.id, '--listen', node.address, '--disk', node.disks.join(','), '--meta', meta, '--zone', node.zone]
+  return [
+    'storage',
+    '--id',
+    node.id,
+    '--listen',
+    node.address,
+    '--disk',
+    node.disks.join(','),
+    '--meta',
+    meta,
+    '--zone',
+    node.zone,
+  ]
 }
 
 function startChild(plan: UpPlan, kind: Child['kind'], id: string, args: readonly string[]): Child {
@@ -47,7 +59,10 @@ function startChild(plan: UpPlan, kind: Child['kind'], id: string, args: readonl
   const log = openSync(logPath, 'a')
   const script = fileURLToPath(new URL('./cli.js', import.meta.url))
   // A group of its own: Ctrl-C reaches this process, which stops the children in order.
-  const started = spawn(process.execPath, [script, ...args, '--end-with-stdin'], { stdio: ['pipe', log, log], detached: true })
+  const started = spawn(process.execPath, [script, ...args, '--end-with-stdin'], {
+    stdio: ['pipe', log, log],
+    detached: true,
+  })
   closeSync(log)
   started.stdin?.on('error', () => undefined) // the child is gone; its exit says so
   const child: Child = {
@@ -120,10 +135,15 @@ class LocalCluster {
         if (signal.aborted) return
         const status = await store.admin.status({ timeoutMs: 2000, signal }).catch(() => undefined)
         if (status !== undefined) this.#clusterId = status.clusterId
-        const up = status?.nodes.filter((node) => node.health === 'up' && node.disks.every((disk) => disk.reconciled)).length ?? 0
+        const up =
+          status?.nodes.filter((node) => node.health === 'up' && node.disks.every((disk) => disk.reconciled)).length ??
+          0
         if (up >= this.#plan.storage.length) return
         if (performance.now() > deadlineMs) {
-          throw new StoreError('TIMEOUT', `the cluster was not ready within ${readyMs / 1000} s: see the logs in ${join(this.#plan.dir, 'logs')}`)
+          throw new StoreError(
+            'TIMEOUT',
+            `the cluster was not ready within ${readyMs / 1000} s: see the logs in ${join(this.#plan.dir, 'logs')}`,
+          )
         }
         await new Promise((resolve) => setTimeout(resolve, 100))
       }
@@ -134,9 +154,13 @@ class LocalCluster {
 
   #startFailure(child: Child): StoreError {
     const why = lastLine(child.logPath).replace(/^holdfast: /, '')
-    return new StoreError('UNAVAILABLE', `${child.kind} node ${child.id} did not start (${child.how}): ${why || `see ${child.logPath}`}`, {
-      outcome: 'definite',
-    })
+    return new StoreError(
+      'UNAVAILABLE',
+      `${child.kind} node ${child.id} did not start (${child.how}): ${why || `see ${child.logPath}`}`,
+      {
+        outcome: 'definite',
+      },
+    )
   }
 
   /** Tells of every child that dies from now on; resolves when none is left. */
@@ -145,7 +169,9 @@ class LocalCluster {
       this.children.map(async (child) => {
         await child.ended
         if (this.#stopping) return
-        this.#say(`${child.kind} node ${child.id} (pid ${child.process.pid}) died: ${child.how}. It is not restarted; stop and start "holdfast up" to bring it back.`)
+        this.#say(
+          `${child.kind} node ${child.id} (pid ${child.process.pid}) died: ${child.how}. It is not restarted; stop and start "holdfast up" to bring it back.`,
+        )
         this.save()
       }),
     )
@@ -173,7 +199,10 @@ function readyLine(plan: UpPlan): string {
 }
 
 /** Runs a local cluster until Ctrl-C or SIGTERM; resolves when everything has stopped. Throws USAGE, PORT_IN_USE, UNAVAILABLE. */
-export async function runUp(flags: Readonly<Record<string, string | undefined>>, say: (line: string) => void): Promise<void> {
+export async function runUp(
+  flags: Readonly<Record<string, string | undefined>>,
+  say: (line: string) => void,
+): Promise<void> {
   const plan = await planUp(flags)
   try {
     mkdirSync(join(plan.dir, 'logs'), { recursive: true })
@@ -196,6 +225,7 @@ export async function runUp(flags: Readonly<Record<string, string | undefined>>,
   const allDead = cluster.watch().then(() => 'all dead' as const)
   const ended = await Promise.race([stopped, allDead])
   await cluster.stop()
-  if (ended === 'all dead') throw new StoreError('UNAVAILABLE', 'every node has died: start "holdfast up" again', { outcome: 'definite' })
+  if (ended === 'all dead')
+    throw new StoreError('UNAVAILABLE', 'every node has died: start "holdfast up" again', { outcome: 'definite' })
   say('stopped')
 }

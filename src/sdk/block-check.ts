@@ -51,8 +51,10 @@ export class BlockCheck {
   begin(begin: holdfast.v1.GetBegin): void {
     const { length, root } = this.#chunk
     if (this.#sums !== undefined) throw this.#refuse('the node began its answer twice')
-    if (begin.length !== length || !equalBytes(begin.root, root)) throw this.#refuse('the node holds another length or root')
-    if (!sumsMatchRoot(length, begin.blockSums, root, this.#sumInto)) throw this.#refuse('the block sums do not match the root')
+    if (begin.length !== length || !equalBytes(begin.root, root))
+      throw this.#refuse('the node holds another length or root')
+    if (!sumsMatchRoot(length, begin.blockSums, root, this.#sumInto))
+      throw this.#refuse('the block sums do not match the root')
     const firstBlock = Math.floor(this.#wanted / limits.blockBytes) * limits.blockBytes
     const lastEnd = Math.min(Math.ceil(this.#to / limits.blockBytes) * limits.blockBytes, length)
     if (begin.offset !== firstBlock || begin.offset + begin.bytes < lastEnd || begin.offset + begin.bytes > length) {

@@ -56,7 +56,7 @@ function isBlob(body: object): body is BlobLike {
 }
 
 function isFill(body: object): body is FillSource {
-  return 'fill' in body && typeof body.fill === 'function' && !(body instanceof Uint8Array)
+  return 'fill' in body && typeof body.fill === 'function'
 }
 
 /** True when the body can be read again from its start. */
@@ -148,7 +148,11 @@ function fillFromIterator(iterator: AsyncIterator<unknown> | Iterator<unknown>):
       if (step.done === true) return 0
       if (typeof step.value === 'string') rest = utf8(step.value)
       else if (step.value instanceof Uint8Array) rest = step.value
-      else throw new StoreError('INVALID_ARGUMENT', 'put: the body gave something other than bytes or text: give Uint8Array pieces')
+      else
+        throw new StoreError(
+          'INVALID_ARGUMENT',
+          'put: the body gave something other than bytes or text: give Uint8Array pieces',
+        )
     }
     const taken = rest.subarray(0, into.length)
     into.set(taken)
@@ -169,11 +173,18 @@ export function openBody(body: Body, pool: BufferPool, chunkBytes: number, size:
 }
 
 function openStream(stream: StreamBody, pool: BufferPool, chunkBytes: number, size: number | undefined): ChunkSource {
-  if (isFill(stream)) return gather((into) => stream.fill(into), async () => undefined, pool, chunkBytes, size)
   let iterator: AsyncIterator<unknown> | Iterator<unknown>
   if (Symbol.asyncIterator in stream) iterator = stream[Symbol.asyncIterator]()
   else if (isWebStream(stream)) iterator = readWeb(stream)
   else if (Symbol.iterator in stream) iterator = stream[Symbol.iterator]()
+  else if (isFill(stream))
+    return gather(
+      (into) => stream.fill(into),
+      async () => undefined,
+      pool,
+      chunkBytes,
+      size,
+    )
   else throw new StoreError('INVALID_ARGUMENT', 'put: the body is not bytes, text, a stream or an iterable')
   const close = async (): Promise<void> => {
     await iterator.return?.(undefined)

@@ -65,7 +65,12 @@ export function orderCandidates(
   inFlight: (target: Target) => number,
 ): Candidate[] {
   const readable = candidates.filter(({ state }) => state !== 'corrupt' && state !== 'deleting')
-  const keyed = readable.map((candidate) => ({ candidate, rank: rank(candidate), draw: unit(), busy: inFlight(candidate.target) }))
+  const keyed = readable.map((candidate) => ({
+    candidate,
+    rank: rank(candidate),
+    draw: unit(),
+    busy: inFlight(candidate.target),
+  }))
   keyed.sort((a, b) => a.rank - b.rank || a.draw - b.draw)
   // Power of two choices: of the first two by chance, the less busy one goes first.
   const [first, second] = keyed
@@ -78,7 +83,12 @@ export function orderCandidates(
 
 /** True for failures of a replica that waiting may cure. */
 function mayComeBack(error: StoreError): boolean {
-  return error.code === 'UNAVAILABLE' || error.code === 'TIMEOUT' || error.code === 'OVERLOADED' || error.code === 'SHUTTING_DOWN'
+  return (
+    error.code === 'UNAVAILABLE' ||
+    error.code === 'TIMEOUT' ||
+    error.code === 'OVERLOADED' ||
+    error.code === 'SHUTTING_DOWN'
+  )
 }
 
 /** Reads bytes [from, to) of `chunk` into `give`. Rejects with DATA_LOST, CHANGED, UNAVAILABLE or the signal's reason. */
@@ -99,7 +109,11 @@ export async function readChunk(
   for (let round = 1; ; round++) {
     let hope = false
     let last: StoreError | undefined
-    for (const candidate of orderCandidates(candidates, () => env.entropy.unit(), (target) => deps.streams.inFlight(target))) {
+    for (const candidate of orderCandidates(
+      candidates,
+      () => env.entropy.unit(),
+      (target) => deps.streams.inFlight(target),
+    )) {
       try {
         const counted = (bytes: Uint8Array): void => {
           at += bytes.length
@@ -121,7 +135,12 @@ export async function readChunk(
   }
 }
 
-function lostError(chunk: KnownChunk, candidates: readonly Candidate[], hope: boolean, last: StoreError | undefined): StoreError {
+function lostError(
+  chunk: KnownChunk,
+  candidates: readonly Candidate[],
+  hope: boolean,
+  last: StoreError | undefined,
+): StoreError {
   const known = candidates.map(({ target, state }) => `${target.node} ${state}`).join(', ') || 'none known'
   const id = formatChunkId(chunk.id)
   // A replica that meta still counts and that does not answer is away; without one, the bytes are gone for now.
@@ -144,7 +163,9 @@ async function whereNow(deps: ReadDeps, chunk: KnownChunk, signal: AbortSignal):
   } catch (error) {
     const failure = asStoreError(error, 'find a chunk')
     if (failure.code !== 'NOT_FOUND') throw failure
-    throw new StoreError('CHANGED', 'the version that was being read is gone: open the object again', { cause: failure })
+    throw new StoreError('CHANGED', 'the version that was being read is gone: open the object again', {
+      cause: failure,
+    })
   }
 }
 
@@ -154,7 +175,13 @@ function report(deps: ReadDeps, chunk: number, target: Target, error: StoreError
   if (reported.has(key) || error.code === 'OVERLOADED') return
   reported.add(key)
   const scope = new Scope(deps.env.clock, { timeoutMs: 5_000 }, 'report a replica')
-  deps.env.log.debug('replica failed a read', { chunk, node: target.node, disk: target.disk, code: error.code, reason: error.message })
+  deps.env.log.debug('replica failed a read', {
+    chunk,
+    node: target.node,
+    disk: target.disk,
+    code: error.code,
+    reason: error.message,
+  })
   deps.meta
     .call('reportReplica', { chunk, disk: target.disk, code }, { signal: scope.signal })
     .then(
@@ -183,7 +210,12 @@ async function readReplica(
   const watch = (): void => {
     const quietMs = clock.monotonicMs() - lastMs
     if (quietMs >= silentMs) {
-      scope.abort(new StoreError('TIMEOUT', `storage node ${target.node} sent nothing for ${silentMs} ms: another replica is used`))
+      scope.abort(
+        new StoreError(
+          'TIMEOUT',
+          `storage node ${target.node} sent nothing for ${silentMs} ms: another replica is used`,
+        ),
+      )
     } else timer = clock.after(silentMs - quietMs, watch)
   }
   let timer = clock.after(silentMs, watch)

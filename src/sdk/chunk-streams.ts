@@ -93,7 +93,9 @@ class NodeLink {
     })
     this.#stream.onEnd(() => this.#stream.end())
     this.#stream.onClose((error) => {
-      this.#fail(error ?? new StoreError('UNAVAILABLE', `storage node at ${address} closed the stream: another replica is used`))
+      this.#fail(
+        error ?? new StoreError('UNAVAILABLE', `storage node at ${address} closed the stream: another replica is used`),
+      )
     })
   }
 
@@ -124,7 +126,7 @@ class NodeLink {
     this.#closed = error
     this.#watchdog?.cancel()
     this.#line.length = 0
-    for (const operation of [...this.#operations.values()]) operation.fail(error)
+    for (const operation of this.#operations.values()) operation.fail(error)
   }
 
   #pump(): void {
@@ -154,7 +156,10 @@ class NodeLink {
         this.#watchdog = this.#env.clock.after(stallMs - silentMs, check)
         return
       }
-      const error = new StoreError('TIMEOUT', `storage node at ${this.#address} is silent for ${stallMs} ms: another one is used`)
+      const error = new StoreError(
+        'TIMEOUT',
+        `storage node at ${this.#address} is silent for ${stallMs} ms: another one is used`,
+      )
       this.#fail(error)
       this.#stream.destroy(error)
     }
@@ -230,7 +235,8 @@ class NodeLink {
       },
       (reply) => {
         if (reply.getBegin !== null && reply.getBegin !== undefined) handlers.begin(reply.getBegin)
-        else if (reply.getData !== null && reply.getData !== undefined && handlers.piece(reply.getData.data)) return true
+        else if (reply.getData !== null && reply.getData !== undefined && handlers.piece(reply.getData.data))
+          return true
         return undefined
       },
     )

@@ -134,7 +134,9 @@ export class ChunkWrite {
     this.#timer?.cancel()
     this.#scope.close()
     if (!this.#isMet) {
-      this.#fail(new StoreError('NO_PLACEMENT', `only ${this.#acks.length} of ${this.#needed} needed copies could be stored`))
+      this.#fail(
+        new StoreError('NO_PLACEMENT', `only ${this.#acks.length} of ${this.#needed} needed copies could be stored`),
+      )
     }
     this.#bytes = emptyBytes
     this.#resolveSettled()
@@ -171,7 +173,12 @@ export class ChunkWrite {
         this.#open.delete(disk)
         this.#failed.add(disk)
         this.#deps.placements.avoid(disk)
-        this.#deps.env.log.debug('chunk target failed', { node: target.node, disk, code: failure.code, reason: failure.message })
+        this.#deps.env.log.debug('chunk target failed', {
+          node: target.node,
+          disk,
+          code: failure.code,
+          reason: failure.message,
+        })
         if (!this.#isMet) await this.#replace(target, failure)
         return
       }
@@ -194,7 +201,9 @@ export class ChunkWrite {
   giveUpStragglers(): void {
     if (!this.#isMet) return
     for (const disk of this.#open) this.#deps.placements.avoid(disk)
-    this.#scope.abort(new StoreError('TIMEOUT', `a copy was not done ${stragglerMs} ms after the write counted: repair takes over`))
+    this.#scope.abort(
+      new StoreError('TIMEOUT', `a copy was not done ${stragglerMs} ms after the write counted: repair takes over`),
+    )
   }
 
   /** Finds another disk for a target that failed, and writes there. */
@@ -217,7 +226,11 @@ export class ChunkWrite {
       if (have.length >= this.#needed) return
       const none = `no disk is left to replace ${failed.node} (${reason.code}: ${reason.message})`
       if (this.#concern === 'all' || clock.monotonicMs() - this.#startMs >= this.#deps.retryMs) {
-        throw new StoreError('NO_PLACEMENT', `store a chunk with ${this.#copies} copies, write ${this.#concern}: ${none}`, { cause: reason })
+        throw new StoreError(
+          'NO_PLACEMENT',
+          `store a chunk with ${this.#copies} copies, write ${this.#concern}: ${none}`,
+          { cause: reason },
+        )
       }
       await sleep(clock, 100 + this.#deps.env.entropy.unit() * 200 * round, signal)
       // The disk that failed may be back: with nothing else left it is tried again.

@@ -23,7 +23,10 @@ import type { CallLimits, ChunkDetails, ChunkPutOptions, Chunks, GetOptions } fr
 export function chunkIdOf(text: string): number {
   const id = parseChunkId(text)
   if (id === undefined) {
-    throw new StoreError('INVALID_ARGUMENT', `chunk id ${JSON.stringify(text.slice(0, 40))} is not valid: give up to 16 hex digits`)
+    throw new StoreError(
+      'INVALID_ARGUMENT',
+      `chunk id ${JSON.stringify(text.slice(0, 40))} is not valid: give up to 16 hex digits`,
+    )
   }
   return id
 }
@@ -31,7 +34,11 @@ export function chunkIdOf(text: string): number {
 export function createChunks(deps: ObjectDeps): Chunks {
   const { env, meta } = deps.upload
 
-  async function within<T>(callLimits: CallLimits, doing: string, work: (signal: AbortSignal) => Promise<T>): Promise<T> {
+  async function within<T>(
+    callLimits: CallLimits,
+    doing: string,
+    work: (signal: AbortSignal) => Promise<T>,
+  ): Promise<T> {
     const scope = new Scope(env.clock, callLimits, doing)
     try {
       return await work(scope.signal)
@@ -44,7 +51,10 @@ export function createChunks(deps: ObjectDeps): Chunks {
 
   async function put(bytes: Uint8Array, options: ChunkPutOptions = {}): Promise<string> {
     if (bytes.length < 1 || bytes.length > limits.chunkBytesMax) {
-      throw new StoreError('INVALID_ARGUMENT', `a chunk has 1 to ${limits.chunkBytesMax} bytes, not ${bytes.length}: use put for larger data`)
+      throw new StoreError(
+        'INVALID_ARGUMENT',
+        `a chunk has 1 to ${limits.chunkBytesMax} bytes, not ${bytes.length}: use put for larger data`,
+      )
     }
     const { copies, concern } = checkedWrite(options)
     return within(options, 'chunk put', async (signal) => {

@@ -36,12 +36,21 @@ export interface ClientOptions {
   readonly meta: readonly string[]
   /** How long failed calls are retried. Default 20 s. */
   readonly retryMs?: number | undefined
+  /** Size that objects are cut into, 64 KiB to 8 MiB. Default 4 MiB. */
+  readonly chunkBytes?: number | undefined
 }
 
 /** Opens a client. Nothing is sent before the first call. Throws INVALID_ARGUMENT. */
 export function createClient(env: Env, options: ClientOptions): Store {
   checkAddresses(options.meta)
   const retryMs = options.retryMs ?? metaTimesDefault.retryMs
+  const chunkBytes = options.chunkBytes ?? limits.chunkBytesDefault
+  if (!Number.isInteger(chunkBytes) || chunkBytes < limits.blockBytes || chunkBytes > limits.chunkBytesMax) {
+    throw new StoreError(
+      'INVALID_ARGUMENT',
+      `chunk size ${chunkBytes} is out of range: use ${limits.blockBytes} to ${limits.chunkBytesMax}`,
+    )
+  }
   const connectMs = Math.min(metaTimesDefault.connectMs, retryMs)
   const meta = new MetaClient(env, options.meta, { ...metaTimesDefault, retryMs, connectMs })
   const streams = new ChunkStreams(env)
@@ -60,7 +69,8 @@ export function createClient(env: Env, options: ClientOptions): Store {
     placements,
     budget: new ByteBudget(uploadBytesMax),
     stragglers: new ByteBudget(limits.stragglerBytesMax),
-    pool: new BufferPool(limits.chunkBytesDefault, uploadBytesMax / limits.chunkBytesDefault),
+    pool: new BufferPool(chunkBytes, Math.ceil(uploadBytesMax / chunkBytes)),
+    chunkBytes,
     background,
   }
   const deps = { upload, download: { ...shared, budget: new ByteBudget(downloadBytesMax) } }
@@ -110,7 +120,12 @@ function checkAddresses(addresses: readonly string[]): void {
   }
 }
 
-async function within<T>(env: Env, callLimits: CallLimits, doing: string, work: (signal: AbortSignal) => Promise<T>): Promise<T> {
+async function within<T>(
+  env: Env,
+  callLimits: CallLimits,
+  doing: string,
+  work: (signal: AbortSignal) => Promise<T>,
+): Promise<T> {
   const scope = new Scope(env.clock, callLimits, doing)
   try {
     return await work(scope.signal)

@@ -50,7 +50,9 @@ export async function* manifestChunks(
     } catch (error) {
       const failure = asStoreError(error, 'read the manifest')
       if (failure.code !== 'NOT_FOUND') throw failure
-      throw new StoreError('CHANGED', 'the version that was being read is gone: open the object again', { cause: failure })
+      throw new StoreError('CHANGED', 'the version that was being read is gone: open the object again', {
+        cause: failure,
+      })
     }
   }
   let current: readonly LocatedChunk[] = opened.first
@@ -158,7 +160,10 @@ export async function* download(
     }
     if (scope.signal.aborted) throw abortReason(scope.signal)
     if (given !== span.end - span.start) {
-      throw new StoreError('CORRUPT', `get: the manifest holds ${given} bytes where ${span.end - span.start} were promised`)
+      throw new StoreError(
+        'CORRUPT',
+        `get: the manifest holds ${given} bytes where ${span.end - span.start} were promised`,
+      )
     }
   } finally {
     scope.abort(new StoreError('CANCELLED', 'get: the reader left'))

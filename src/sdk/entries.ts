@@ -65,7 +65,11 @@ export function conditionOf(conditions: Conditions): holdfast.v1.Condition.$Prop
   else if (ifMatch !== undefined) {
     if (/^[0-9a-fA-F]{16}$/.test(ifMatch)) match = ifMatch.toLowerCase()
     else if (/^v?\d{1,16}$/.test(ifMatch)) match = ifMatch.startsWith('v') ? ifMatch : `v${ifMatch}`
-    else throw new StoreError('INVALID_ARGUMENT', `if-match ${JSON.stringify(ifMatch)} is neither an etag of 16 hex digits nor a version`)
+    else
+      throw new StoreError(
+        'INVALID_ARGUMENT',
+        `if-match ${JSON.stringify(ifMatch)} is neither an etag of 16 hex digits nor a version`,
+      )
   }
   return { ifAbsent: ifAbsent === true, ifMatch: match }
 }

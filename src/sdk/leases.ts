@@ -72,7 +72,9 @@ export class Leases {
       },
       take: () => {
         if (held.next >= held.end) {
-          throw new StoreError('OVERLOADED', 'the writer lease ran out of chunk ids: start fewer uploads at once', { outcome: 'definite' })
+          throw new StoreError('OVERLOADED', 'the writer lease ran out of chunk ids: start fewer uploads at once', {
+            outcome: 'definite',
+          })
         }
         held.used = true
         return held.next++
@@ -121,7 +123,10 @@ export class Leases {
     const askedMs = this.#env.clock.monotonicMs()
     const lease = await this.#meta.call('grantLease', { ttlMs }, { signal: this.#lifetime.signal })
     if (!Number.isSafeInteger(lease.id + lease.count) || lease.id <= 0 || lease.count < 2 * aheadIds) {
-      throw new StoreError('INTERNAL', `meta granted a writer lease of ${lease.count} ids: want at least ${2 * aheadIds}`)
+      throw new StoreError(
+        'INTERNAL',
+        `meta granted a writer lease of ${lease.count} ids: want at least ${2 * aheadIds}`,
+      )
     }
     const held: Held = {
       id: lease.id,
@@ -185,12 +190,10 @@ export class Leases {
     if (!this.#held.delete(held)) return true
     held.timer?.cancel()
     if (!held.lost) {
-      const release = this.#meta
-        .call('releaseLease', { id: held.id }, { signal: this.#lifetime.signal })
-        .then(
-          () => undefined,
-          () => undefined, // it expires by itself
-        )
+      const release = this.#meta.call('releaseLease', { id: held.id }, { signal: this.#lifetime.signal }).then(
+        () => undefined,
+        () => undefined, // it expires by itself
+      )
       this.#releases.add(release)
       release.finally(() => this.#releases.delete(release)).catch(() => undefined)
     }
@@ -199,14 +202,17 @@ export class Leases {
 
   /** Gives everything back, waiting at most `waitMs` for the answers. */
   async close(waitMs: number): Promise<void> {
-    for (const held of [...this.#held]) {
+    for (const held of this.#held) {
       held.users = 0
       this.#retire(held)
     }
     const timer = this.#env.clock.after(waitMs, () => {
-      this.#lifetime.abort(new StoreError('CANCELLED', 'closed before the writer lease was given back: it expires by itself'))
+      this.#lifetime.abort(
+        new StoreError('CANCELLED', 'closed before the writer lease was given back: it expires by itself'),
+      )
     })
-    if (this.#fetching !== undefined) this.#lifetime.abort(new StoreError('CANCELLED', 'the connection was closed by the caller'))
+    if (this.#fetching !== undefined)
+      this.#lifetime.abort(new StoreError('CANCELLED', 'the connection was closed by the caller'))
     await Promise.all(this.#releases)
     timer.cancel()
     this.#lifetime.abort(new StoreError('CANCELLED', 'the connection was closed by the caller'))

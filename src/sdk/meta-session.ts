@@ -98,7 +98,9 @@ class Link {
     if (signal.aborted) return Promise.reject(abortReason(signal))
     if (this.#closed !== undefined) return Promise.reject(this.#closed)
     if (this.#waiting.size >= callsMax) {
-      return Promise.reject(new StoreError('OVERLOADED', `${callsMax} metadata calls wait for an answer: make fewer at once`))
+      return Promise.reject(
+        new StoreError('OVERLOADED', `${callsMax} metadata calls wait for an answer: make fewer at once`),
+      )
     }
     const call = this.#nextCall++
     return new Promise((resolve, reject) => {
@@ -209,7 +211,10 @@ export class MetaClient {
       this.#pace.succeeded()
       const body = reply[kind] as Reply<K> | null | undefined
       if (body === null || body === undefined) {
-        return { ok: false, error: new StoreError('INTERNAL', `${kind}: meta node ${link.address} answered something else`) }
+        return {
+          ok: false,
+          error: new StoreError('INTERNAL', `${kind}: meta node ${link.address} answered something else`),
+        }
       }
       return { ok: true, reply: body }
     } catch (error) {
@@ -248,10 +253,14 @@ export class MetaClient {
     const outcome = unknown ? 'unknown' : 'definite'
     const asked = this.#seeds.join(', ')
     if (!this.#everAnswered) {
-      return new StoreError('UNAVAILABLE', `no meta node answers at ${asked}: is the cluster running? check --meta or run "holdfast up"`, {
-        cause: error,
-        outcome,
-      })
+      return new StoreError(
+        'UNAVAILABLE',
+        `no meta node answers at ${asked}: is the cluster running? check --meta or run "holdfast up"`,
+        {
+          cause: error,
+          outcome,
+        },
+      )
     }
     if (error.code === 'NOT_LEADER' || error.code === 'NO_QUORUM' || error.code === 'UNAVAILABLE') {
       return new StoreError(

@@ -64,7 +64,10 @@ export function checkedWrite(options: Pick<PutOptions, 'replicas' | 'write'>): {
   }
   const concern = options.write ?? 'quorum'
   if (!writeConcerns.includes(concern)) {
-    throw new StoreError('INVALID_ARGUMENT', `write ${JSON.stringify(concern)} is unknown: use ${writeConcerns.join(', ')}`)
+    throw new StoreError(
+      'INVALID_ARGUMENT',
+      `write ${JSON.stringify(concern)} is unknown: use ${writeConcerns.join(', ')}`,
+    )
   }
   return { copies, concern }
 }
@@ -92,7 +95,9 @@ export class Objects {
       if (scope.signal.aborted) {
         const reason = abortReason(scope.signal)
         const failure = asStoreError(error, doing)
-        throw failure === reason ? failure : new StoreError(reason.code, reason.message, { cause: error, outcome: failure.outcome })
+        throw failure === reason
+          ? failure
+          : new StoreError(reason.code, reason.message, { cause: error, outcome: failure.outcome })
       }
       throw asStoreError(error, doing)
     } finally {
@@ -128,7 +133,10 @@ export class Objects {
 
   #checkOperations(operations: readonly CommitOperation[]): void {
     if (operations.length < 1 || operations.length > limits.commitObjectsMax) {
-      throw new StoreError('INVALID_ARGUMENT', `a commit holds 1 to ${limits.commitObjectsMax} operations, not ${operations.length}`)
+      throw new StoreError(
+        'INVALID_ARGUMENT',
+        `a commit holds 1 to ${limits.commitObjectsMax} operations, not ${operations.length}`,
+      )
     }
     for (const operation of operations) {
       if ('put' in operation) {
@@ -155,7 +163,8 @@ export class Objects {
         return await this.#commitOnce(operations, signal)
       } catch (error) {
         const failure = asStoreError(error, 'commit')
-        if (failure.code !== 'FENCED' || failure.outcome === 'unknown' || !replayable || attempt >= putTries) throw failure
+        if (failure.code !== 'FENCED' || failure.outcome === 'unknown' || !replayable || attempt >= putTries)
+          throw failure
         this.#deps.upload.env.log.info('put starts over', { reason: failure.message, attempt })
       }
     }
@@ -180,8 +189,11 @@ export class Objects {
         )
         uploads.set(operation, upload)
         if (operations.length > 1 && upload.content().stagedPages > 0) {
-          const most = limits.pageChunksMax * limits.chunkBytesDefault
-          throw new StoreError('INVALID_ARGUMENT', `an object in a commit of several has at most ${most} bytes: put ${put.key} alone`)
+          const most = limits.pageChunksMax * this.#deps.upload.chunkBytes
+          throw new StoreError(
+            'INVALID_ARGUMENT',
+            `an object in a commit of several has at most ${most} bytes: put ${put.key} alone`,
+          )
         }
       }
       const reply = await this.#sendCommit(operations, uploads, commitId, signal)
@@ -256,7 +268,8 @@ export class Objects {
         bytes,
         text: async () => {
           const text = fromUtf8(await bytes())
-          if (text === undefined) throw new StoreError('INVALID_ARGUMENT', `get ${bucket}/${key}: the bytes are not UTF-8 text`)
+          if (text === undefined)
+            throw new StoreError('INVALID_ARGUMENT', `get ${bucket}/${key}: the bytes are not UTF-8 text`)
           return text
         },
       }
@@ -303,7 +316,10 @@ async function gatherBytes(stream: AsyncIterable<Uint8Array>, length: number): P
   return out
 }
 
-function wireOperation(operation: CommitOperation, upload: Upload | undefined): holdfast.v1.ObjectOperation.$Properties {
+function wireOperation(
+  operation: CommitOperation,
+  upload: Upload | undefined,
+): holdfast.v1.ObjectOperation.$Properties {
   if ('delete' in operation) {
     const { bucket, key } = operation.delete
     return { delete: { bucket, key, condition: conditionOf(operation.delete) } }

@@ -93,11 +93,17 @@ export class Placements {
     const avoided = this.#avoidedNow()
     let sets = await this.#ask(batchChunks, copies, avoided, [])
     // Better a disk that was slow a moment ago than none.
-    if (avoided.length > 0 && sets.some((set) => set.length < copies)) sets = await this.#ask(batchChunks, copies, [], [])
+    if (avoided.length > 0 && sets.some((set) => set.length < copies))
+      sets = await this.#ask(batchChunks, copies, [], [])
     this.#batches.set(copies, { fetchedMs: this.#env.clock.monotonicMs(), sets })
   }
 
-  async #ask(chunks: number, copies: number, exclude: readonly number[], have: readonly number[]): Promise<TargetSet[]> {
+  async #ask(
+    chunks: number,
+    copies: number,
+    exclude: readonly number[],
+    have: readonly number[],
+  ): Promise<TargetSet[]> {
     const request = { chunks, copies, chunkBytes: limits.chunkBytesDefault, exclude: [...exclude], have: [...have] }
     try {
       const reply = await this.#meta.call('place', request, { signal: this.#lifetime.signal })
@@ -112,7 +118,11 @@ export class Placements {
   }
 
   /** One more disk for a chunk that `have` disks hold or will hold; undefined when none is left. */
-  async replacement(have: readonly number[], exclude: readonly number[], signal: AbortSignal): Promise<Target | undefined> {
+  async replacement(
+    have: readonly number[],
+    exclude: readonly number[],
+    signal: AbortSignal,
+  ): Promise<Target | undefined> {
     const not = [...new Set([...have, ...exclude])].sort((a, b) => a - b)
     const sets = await withSignal(this.#ask(1, 1, not, have), signal)
     return sets[0]?.find((target) => !not.includes(target.disk))

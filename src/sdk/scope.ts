@@ -24,7 +24,7 @@ export function onAbort(signal: AbortSignal, handler: () => void): () => void {
     handlers = created
     fanOut.set(signal, created)
     const onEvent = (): void => {
-      for (const one of [...created]) one()
+      for (const one of created) one()
     }
     signal.addEventListener('abort', onEvent, { once: true })
   }
@@ -51,7 +51,10 @@ export class Scope {
         ? undefined
         : clock.after(timeoutMs, () => {
             this.#controller.abort(
-              new StoreError('TIMEOUT', `${doing}: not done within ${timeoutMs} ms: allow more time or look at the status`),
+              new StoreError(
+                'TIMEOUT',
+                `${doing}: not done within ${timeoutMs} ms: allow more time or look at the status`,
+              ),
             )
           })
   }

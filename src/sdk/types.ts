@@ -102,7 +102,9 @@ export interface PutResult extends ObjectEntry {
 }
 
 /** An entry of a list: an object, or with a delimiter a common prefix of several. */
-export type ListEntry = (ObjectEntry & { readonly isPrefix: false }) | { readonly isPrefix: true; readonly bucket: string; readonly key: string }
+export type ListEntry =
+  | (ObjectEntry & { readonly isPrefix: false })
+  | { readonly isPrefix: true; readonly bucket: string; readonly key: string }
 
 export interface ListOptions extends CallLimits {
   readonly prefix?: string | undefined
@@ -163,7 +165,12 @@ export interface StoredObject extends ObjectEntry {
 
 /** One operation of an atomic commit. */
 export type CommitOperation =
-  | { readonly put: { readonly bucket: string; readonly key: string; readonly body: Body } & Omit<PutOptions, keyof CallLimits> }
+  | {
+      readonly put: { readonly bucket: string; readonly key: string; readonly body: Body } & Omit<
+        PutOptions,
+        keyof CallLimits
+      >
+    }
   | { readonly delete: { readonly bucket: string; readonly key: string } & Pick<Conditions, 'ifMatch'> }
   | {
       readonly copy: {

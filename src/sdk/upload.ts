@@ -35,6 +35,8 @@ export interface UploadDeps extends WriteDeps {
   /** Bytes of chunks that wait for stragglers only, of all uploads. */
   readonly stragglers: ByteBudget
   readonly pool: BufferPool
+  /** Size that bodies are cut into. */
+  readonly chunkBytes: number
   /** Takes over work that goes on after the answer; `Store.close` waits for it. */
   readonly background: (work: Promise<void>) => void
 }
@@ -94,7 +96,7 @@ export class Upload {
 
   async #store(body: Body): Promise<void> {
     const size = this.#options.size ?? sizeOfBody(body)
-    const source = openBody(body, this.#deps.pool, limits.chunkBytesDefault, size)
+    const source = openBody(body, this.#deps.pool, this.#deps.chunkBytes, size)
     let failure: Error | undefined
     try {
       await this.#storeAll(source)
@@ -109,7 +111,9 @@ export class Upload {
       throw error
     } finally {
       // A source that does not let go must not hold up the answer.
-      source.close(failure).catch((error: unknown) => this.#deps.env.log.debug('body not closed', { reason: String(error) }))
+      source
+        .close(failure)
+        .catch((error: unknown) => this.#deps.env.log.debug('body not closed', { reason: String(error) }))
     }
   }
 
@@ -122,7 +126,7 @@ export class Upload {
     }
     if (this.#staged > 0 && this.#page.length > 0) this.#stagePage()
     await this.#staging
-    for (const write of [...this.#running]) await withSignal(write.met, this.#scope.signal)
+    for (const write of this.#running) await withSignal(write.met, this.#scope.signal)
     await this.#waitForStragglers()
     throwIfAborted(this.#scope.signal)
   }

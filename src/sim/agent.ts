@@ -123,7 +123,12 @@ export class Agent {
     if (!this.#registered || this.#options.clock.monotonicMs() - this.#lastBeatMs > this.#options.metaSilenceMs) {
       throw refusal('UNAVAILABLE', `${this.#options.id} has not heard from meta: try another node`)
     }
-    await this.#store(disk, begin.id, { length: begin.length, root: begin.root.slice(), rotten: false, quarantined: false }, false)
+    await this.#store(
+      disk,
+      begin.id,
+      { length: begin.length, root: begin.root.slice(), rotten: false, quarantined: false },
+      false,
+    )
     // The generation may have gone with a new registration meanwhile: an acknowledgement is of the one in force now.
     return { id: begin.id, disk: disk.number, generation: disk.generation, root: begin.root }
   }
@@ -225,7 +230,8 @@ export class Agent {
   #order(stream: UpStream, order: Order): void {
     const { memory } = this.#options
     if (order.term < memory.termSeen) {
-      if (order.order > 0) stream.send({ result: { order: order.order, code: 'FENCED', message: 'order of an older term' } })
+      if (order.order > 0)
+        stream.send({ result: { order: order.order, code: 'FENCED', message: 'order of an older term' } })
       return
     }
     memory.termSeen = order.term
@@ -272,7 +278,9 @@ export class Agent {
     }
     if (check) {
       const disk = this.#diskOf(check.disk)
-      const ids = check.ids.filter((id) => disk.chunks.get(id) === undefined || disk.chunks.get(id)?.quarantined === true)
+      const ids = check.ids.filter(
+        (id) => disk.chunks.get(id) === undefined || disk.chunks.get(id)?.quarantined === true,
+      )
       return { generation: disk.generation, ids }
     }
     if (copy) return await this.#copy(copy)
@@ -329,7 +337,8 @@ export class Agent {
 
   async #delete(order: holdfast.v1.Delete): Promise<holdfast.v1.OrderResult.$Properties> {
     const disk = this.#diskOf(order.disk)
-    if (order.generation !== disk.generation) throw new StoreError('FENCED', 'delete for another generation of the disk')
+    if (order.generation !== disk.generation)
+      throw new StoreError('FENCED', 'delete for another generation of the disk')
     await this.#wait(this.#options.syncMs)
     for (const id of order.ids) {
       if (!disk.chunks.delete(id)) continue

@@ -15,7 +15,7 @@ interface SimEvent {
   timeUs: number
   order: number
   readonly label: string
-  readonly process: SimProcess | undefined
+  readonly host: SimProcess | undefined
   readonly incarnation: number
   run: (() => void) | undefined
 }
@@ -88,7 +88,7 @@ class EventQueue {
 }
 
 /** One line of a trace: virtual milliseconds, who, what. */
-export type TraceLine = (timeMs: number, process: string, text: string) => void
+export type TraceLine = (timeMs: number, host: string, text: string) => void
 
 export interface WorldOptions {
   /** Resolves after every settled promise was followed up: one turn of the real event loop, given from outside. */
@@ -125,20 +125,20 @@ export class World {
   }
 
   /** Adds a fact to the trace and its hash. */
-  note(process: string, text: string): void {
-    this.#hash = fnv(text, fnv(process, (this.#hash ^ this.#nowUs) >>> 0))
-    this.#trace?.(this.nowMs, process, text)
+  note(host: string, text: string): void {
+    this.#hash = fnv(text, fnv(host, (this.#hash ^ this.#nowUs) >>> 0))
+    this.#trace?.(this.nowMs, host, text)
   }
 
   /** Runs `run` after `delayMs` of true time; for a process: unless it has crashed, and not while it is paused. */
-  after(delayMs: number, label: string, process: SimProcess | undefined, run: () => void): Timer {
+  after(delayMs: number, label: string, host: SimProcess | undefined, run: () => void): Timer {
     const delayUs = Math.max(0, Math.ceil(delayMs * 1000))
     const event: SimEvent = {
       timeUs: this.#nowUs + delayUs,
       order: this.#order++,
       label,
-      process,
-      incarnation: process?.incarnation ?? 0,
+      host,
+      incarnation: host?.incarnation ?? 0,
       run,
     }
     this.#queue.push(event)
@@ -150,10 +150,10 @@ export class World {
   }
 
   /** Lets a paused process go on: what was held back runs now, in order. */
-  resume(process: SimProcess): void {
-    process.paused = false
-    const held = process.held
-    process.held = []
+  resume(host: SimProcess): void {
+    host.paused = false
+    const held = host.held
+    host.held = []
     for (const event of held) {
       event.timeUs = this.#nowUs
       event.order = this.#order++
@@ -170,10 +170,10 @@ export class World {
       if (next === undefined || next.timeUs > untilUs) break
       this.#queue.pop()
       this.#nowUs = Math.max(this.#nowUs, next.timeUs)
-      const { process, run } = next
-      if (run === undefined || (process !== undefined && process.incarnation !== next.incarnation)) continue
-      if (process?.paused === true) {
-        process.held.push(next)
+      const { host, run } = next
+      if (run === undefined || (host !== undefined && host.incarnation !== next.incarnation)) continue
+      if (host?.paused === true) {
+        host.held.push(next)
         continue
       }
       this.#events++
@@ -189,11 +189,11 @@ export class World {
 }
 
 /** The Clock port of one process. Timers never fire early by the process's own clock. */
-export function simClock(world: World, process: SimProcess): Clock {
+export function simClock(world: World, host: SimProcess): Clock {
   const epochMs = 1_700_000_000_000
   return {
-    monotonicMs: () => world.nowMs * process.rate,
-    wallMs: () => Math.floor(epochMs + world.nowMs * process.rate + process.wallOffsetMs),
-    after: (delayMs, handler) => world.after(delayMs / process.rate, `${process.id} timer`, process, handler),
+    monotonicMs: () => world.nowMs * host.rate,
+    wallMs: () => Math.floor(epochMs + world.nowMs * host.rate + host.wallOffsetMs),
+    after: (delayMs, handler) => world.after(delayMs / host.rate, `${host.id} timer`, host, handler),
   }
 }

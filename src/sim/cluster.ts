@@ -10,6 +10,7 @@
 
 import { toHex } from '../base/bytes.ts'
 import type { MetaConfig } from '../config/types.ts'
+import type { RaftLimits } from '../core/raft/types.ts'
 import type { Env } from '../ports/env.ts'
 import { decodeEntry, entryKey } from '../services/meta/log-format.ts'
 import { createMetaNode, type MetaNode } from '../services/meta/meta.ts'
@@ -61,7 +62,7 @@ function metaAddress(i: number): string {
 
 /** A meta node and what survives its crashes. */
 class MetaHost implements Victim {
-  readonly process: SimProcess
+  readonly host: SimProcess
   readonly kind = 'meta'
   readonly kv: SimKvDisk
   readonly files: SimFilesDisk
@@ -70,54 +71,71 @@ class MetaHost implements Victim {
   readonly #config: MetaConfig
   /** Applied entries up to here were compared with those of the other nodes. */
   #compared = 0
+  /** Name of the state's store; another one after a snapshot was installed. */
+  #store = ''
 
-  constructor(sim: Simulation, config: MetaConfig, times: DiskTimes) {
+  readonly #limits: Partial<RaftLimits>
+
+  constructor(sim: Simulation, config: MetaConfig, times: DiskTimes, limits: Partial<RaftLimits>) {
     this.#sim = sim
     this.#config = config
-    this.process = new SimProcess(config.id)
+    this.#limits = limits
+    this.host = new SimProcess(config.id)
     this.kv = new SimKvDisk(sim.world, sim.random.fork(`${config.id} kv`), times)
     this.files = new SimFilesDisk(sim.world, sim.random.fork(`${config.id} files`), times)
     this.kv.onBatch((store, operations) => {
       if (!store.startsWith('state')) return
-      const index = sim.invariants.stateWritten(config.id, operations)
-      if (index !== undefined) this.#appliedUpTo(index)
+      sim.watch(() => {
+        const index = sim.invariants.stateWritten(config.id, operations)
+        if (index !== undefined) this.#appliedUpTo(store, index)
+      })
     })
   }
 
   /** Compares what was applied with what the other nodes applied there, entry by entry. */
-  #appliedUpTo(index: number): void {
-    this.#sim.world.note(this.process.id, `applied ${index}`)
+  #appliedUpTo(store: string, index: number): void {
+    this.#sim.world.note(this.host.id, `applied ${index}`)
+    if (store !== this.#store && this.#store !== '') {
+      // The state came as a snapshot, into a new store. The log beside it may still be the one it replaces.
+      this.#compared = index
+    }
+    this.#store = store
     for (let at = this.#compared + 1; at <= index; at++) {
       const stored = this.kv.peek('raft-log', entryKey(at))
       const entry = stored === undefined ? undefined : decodeEntry(stored)?.entry
       if (entry === undefined) continue
       const text = `term ${entry.term} ${entry.type} ${toHex(entry.payload)}`
-      this.#sim.invariants.applied(this.process.id, at, text)
+      this.#sim.invariants.applied(this.host.id, at, text)
     }
     this.#compared = index
   }
 
   start(): void {
-    this.process.alive = true
-    const { process } = this
-    const env = this.#sim.env(process)
-    const node = createMetaNode(env, { files: this.files.port(process), kv: this.kv.factory(process) }, this.#config)
+    this.host.alive = true
+    const { host } = this
+    const env = this.#sim.env(host)
+    const node = createMetaNode(
+      env,
+      { files: this.files.port(host), kv: this.kv.factory(host) },
+      this.#config,
+      this.#limits,
+    )
     this.node = node
     node.onFatal((reason) => this.#sim.fail(reason))
-    node.bind(this.#sim.net.listen(process, this.#config.advertise))
-    const { incarnation } = process
+    node.bind(this.#sim.net.listen(host, this.#config.advertise))
+    const { incarnation } = host
     node.start().catch((error: unknown) => {
-      if (process.incarnation === incarnation) this.#sim.fail(error)
+      if (host.incarnation === incarnation) this.#sim.fail(error)
     })
   }
 
   crash(): void {
-    this.process.alive = false
-    this.process.paused = false
-    this.process.held = []
-    this.process.incarnation++
+    this.host.alive = false
+    this.host.paused = false
+    this.host.held = []
+    this.host.incarnation++
     this.node = undefined
-    this.#sim.net.crash(this.process)
+    this.#sim.net.crash(this.host)
     this.kv.crash()
     this.files.crash()
   }
@@ -126,14 +144,14 @@ class MetaHost implements Victim {
   check(): void {
     const status = this.node?.status()
     if (status?.role === 'leader') {
-      this.#sim.invariants.leads(this.process.id, status.term)
+      this.#sim.invariants.leads(this.host.id, status.term)
     }
   }
 }
 
 /** A simulated storage node and its disks. */
 class StorageHost implements Victim {
-  readonly process: SimProcess
+  readonly host: SimProcess
   readonly kind = 'storage'
   readonly disks: readonly AgentDisk[]
   readonly #sim: Simulation
@@ -145,7 +163,7 @@ class StorageHost implements Victim {
 
   constructor(sim: Simulation, i: number, disks: readonly AgentDisk[]) {
     this.#sim = sim
-    this.process = new SimProcess(`s${i + 1}`)
+    this.host = new SimProcess(`s${i + 1}`)
     this.#address = `10.0.1.${i + 1}:7500`
     this.#zone = `z${(i % 2) + 1}`
     this.disks = disks
@@ -153,10 +171,10 @@ class StorageHost implements Victim {
   }
 
   start(): void {
-    this.process.alive = true
-    const { process } = this
+    this.host.alive = true
+    const { host } = this
     this.agent = new Agent({
-      id: process.id,
+      id: host.id,
       zone: this.#zone,
       address: this.#address,
       meta: Array.from({ length: metaCount }, (_, i) => metaAddress(i)),
@@ -164,25 +182,25 @@ class StorageHost implements Victim {
       heartbeatMs: 200,
       metaSilenceMs: 1500,
       syncMs: 5,
-      clock: simClock(this.#sim.world, process),
-      net: this.#sim.net.client(process),
+      clock: simClock(this.#sim.world, host),
+      net: this.#sim.net.client(host),
       random: this.#random.fork('run'),
       memory: this.#memory,
       onDeleted: (disk, id) => {
-        this.#sim.world.note(process.id, `deleted ${id} of disk ${disk.number}`)
-        this.#sim.invariants.replicaGone(id)
+        this.#sim.world.note(host.id, `deleted ${id} of disk ${disk.number}`)
+        this.#sim.watch(() => this.#sim.invariants.replicaGone(id))
       },
     })
-    this.agent.bind(this.#sim.net.listen(process, [this.#address]))
+    this.agent.bind(this.#sim.net.listen(host, [this.#address]))
     this.agent.start()
   }
 
   crash(): void {
-    this.process.alive = false
-    this.process.paused = false
-    this.process.held = []
-    this.process.incarnation++
-    this.#sim.net.crash(this.process)
+    this.host.alive = false
+    this.host.paused = false
+    this.host.held = []
+    this.host.incarnation++
+    this.#sim.net.crash(this.host)
     for (const disk of this.disks) disk.crash(this.#random)
   }
 }
@@ -199,7 +217,7 @@ class Simulation {
   readonly #storages: readonly StorageHost[]
   readonly #clients: readonly SimClient[]
   readonly #nemesis: Nemesis
-  #failure: unknown
+  #failure: Error | undefined
 
   constructor(options: SimOptions) {
     this.#options = options
@@ -218,9 +236,12 @@ class Simulation {
       stallRate: swarm.chance(0.3) ? 0.01 : 0,
       stallMs: swarm.between(10, 800),
     }
+    // A short log makes laggards need a snapshot; a long one never does.
+    const compactEntries = swarm.chance(0.5) ? 20 + swarm.below(60) : 20_000
+    const limits = { compactEntries, trailingEntries: Math.floor(compactEntries / 4) }
     const disks = Array.from({ length: storageCount }, () => new AgentDisk(toHex(this.random.bytes(16))))
     this.invariants = new Invariants(disks, this.history.writes)
-    this.#metas = Array.from({ length: metaCount }, (_, i) => new MetaHost(this, metaConfig(i), times))
+    this.#metas = Array.from({ length: metaCount }, (_, i) => new MetaHost(this, metaConfig(i), times, limits))
     this.#storages = disks.map((disk, i) => new StorageHost(this, i, [disk]))
     const clientHosts = Array.from({ length: clientCount + 1 }, (_, i) => this.#client(i))
     this.#clients = clientHosts.map((host) => host.client)
@@ -235,36 +256,46 @@ class Simulation {
     })
   }
 
-  env(process: SimProcess): Env {
+  env(host: SimProcess): Env {
     return {
-      clock: simClock(this.world, process),
-      entropy: simEntropy(this.random.fork(`${process.id} entropy ${process.incarnation}`)),
+      clock: simClock(this.world, host),
+      entropy: simEntropy(this.random.fork(`${host.id} entropy ${host.incarnation}`)),
       hasher: simHasher,
-      net: this.net.client(process),
-      log: simLog(this.world, process.id, (event) => this.#logged(event)),
+      net: this.net.client(host),
+      log: simLog(this.world, host.id, (event) => this.#logged(event)),
       metrics: new SimMetrics(),
     }
   }
 
   leader(): string | undefined {
-    return this.#metas.find((meta) => meta.node?.status().role === 'leader')?.process.id
+    return this.#metas.find((meta) => meta.node?.status().role === 'leader')?.host.id
+  }
+
+  /** Runs a check inside of a service's call: what it throws ends the run, and the service does not get to catch it. */
+  watch(check: () => void): void {
+    try {
+      check()
+    } catch (error) {
+      this.fail(error)
+    }
   }
 
   fail(error: unknown): void {
-    this.#failure ??= error
+    this.#failure ??= error instanceof Error ? error : new Error(String(error))
   }
 
   #logged(event: LoggedEvent): void {
-    if (event.level === 'error') this.fail(new Error(`${event.process} logged an error: ${event.event} ${JSON.stringify(event.fields)}`))
+    if (event.level === 'error')
+      this.fail(new Error(`${event.host} logged an error: ${event.event} ${JSON.stringify(event.fields)}`))
   }
 
   #client(i: number): { client: SimClient; victim: Victim } {
-    const process = new SimProcess(i === 0 ? 'probe' : `c${i}`)
-    process.alive = true
+    const host = new SimProcess(i === 0 ? 'probe' : `c${i}`)
+    host.alive = true
     const client = new SimClient({
-      clock: simClock(this.world, process),
-      net: this.net.client(process),
-      random: this.random.fork(process.id),
+      clock: simClock(this.world, host),
+      net: this.net.client(host),
+      random: this.random.fork(host.id),
       meta: Array.from({ length: metaCount }, (_, at) => metaAddress(at)),
       history: this.history,
       keys: Array.from({ length: keyCount }, (_, at) => `key-${at}`),
@@ -272,7 +303,7 @@ class Simulation {
       trueMs: () => this.world.nowMs,
       onAcked: (key, version, chunks) => this.invariants.acknowledged(key, version, chunks),
     })
-    return { client, victim: { process, kind: 'client', crash: () => {}, start: () => {} } }
+    return { client, victim: { host, kind: 'client', crash: () => {}, start: () => {} } }
   }
 
   #check(): void {
@@ -322,7 +353,7 @@ class Simulation {
       events: this.world.events,
       virtualMs: Math.round(this.world.nowMs),
       operations: this.#clients.reduce((sum, client) => sum + client.done, 0),
-      applied: Math.max(...this.#metas.map((meta) => this.invariants.appliedOf(meta.process.id))),
+      applied: Math.max(...this.#metas.map((meta) => this.invariants.appliedOf(meta.host.id))),
       plan: this.#nemesis.plan,
     }
   }
@@ -354,7 +385,7 @@ class Simulation {
 
   async #level(): Promise<void> {
     for (;;) {
-      const applied = this.#metas.map((meta) => this.invariants.appliedOf(meta.process.id))
+      const applied = this.#metas.map((meta) => this.invariants.appliedOf(meta.host.id))
       const commits = this.#metas.map((meta) => meta.node?.status().commit)
       if (new Set([...applied, ...commits]).size === 1) return
       await new Promise<void>((resolve) => {

@@ -47,11 +47,11 @@ export class SimFilesDisk {
   }
 
   /** The Files port for one incarnation of a process. */
-  port(process: SimProcess): Files {
+  port(host: SimProcess): Files {
     const wait = (label: string): Promise<void> => {
       const delayMs = this.#random.between(0.3, 1.7) * this.#times.syncMs
       return new Promise((resolve) => {
-        this.#world.after(delayMs, `${process.id} ${label}`, process, resolve)
+        this.#world.after(delayMs, `${host.id} ${label}`, host, resolve)
       })
     }
     const put = async (name: string, bytes: Uint8Array, atomic: boolean): Promise<void> => {

@@ -44,7 +44,7 @@ class StoredKv {
   /** Batches above `durable`, oldest first. */
   batches: StoredBatch[] = []
   inFlight = new Set<StoredBatch>()
-  openBy: { process: SimProcess; incarnation: number } | undefined
+  openBy: { host: SimProcess; incarnation: number } | undefined
 
   finish(batch: StoredBatch): void {
     this.inFlight.delete(batch)
@@ -59,7 +59,8 @@ class StoredKv {
   }
 
   crash(random: Seeded): void {
-    for (const batch of random.shuffle([...this.inFlight])) if (random.chance(0.5)) this.batches.push({ ...batch, synced: true })
+    for (const batch of random.shuffle([...this.inFlight]))
+      if (random.chance(0.5)) this.batches.push({ ...batch, synced: true })
     this.inFlight.clear()
     for (const batch of this.batches) {
       if (batch.synced || random.chance(0.5)) this.durable = applyTo(this.durable, batch.operations)
@@ -141,17 +142,17 @@ export class SimKvDisk {
   }
 
   /** The KvFactory port for one incarnation of a process. */
-  factory(process: SimProcess): KvFactory {
+  factory(host: SimProcess): KvFactory {
     return {
       open: async (name) => {
         const store = this.#stores.get(name) ?? new StoredKv()
         this.#stores.set(name, store)
         const { openBy } = store
-        if (openBy !== undefined && openBy.process.alive && openBy.incarnation === openBy.process.incarnation) {
-          throw new StoreError('LOCKED', `open store ${name} of ${process.id}: it is open already; close it first`)
+        if (openBy !== undefined && openBy.host.alive && openBy.incarnation === openBy.host.incarnation) {
+          throw new StoreError('LOCKED', `open store ${name} of ${host.id}: it is open already; close it first`)
         }
-        store.openBy = { process, incarnation: process.incarnation }
-        return this.#open(name, store, process)
+        store.openBy = { host, incarnation: host.incarnation }
+        return this.#open(name, store, host)
       },
       destroy: async (name) => {
         const store = this.#stores.get(name)
@@ -161,11 +162,11 @@ export class SimKvDisk {
     }
   }
 
-  #open(name: string, store: StoredKv, process: SimProcess): Kv {
-    const check = (): void => assert(store.openBy?.process === process, `store ${name} of ${process.id} is open`)
+  #open(name: string, store: StoredKv, host: SimProcess): Kv {
+    const check = (): void => assert(store.openBy?.host === host, `store ${name} of ${host.id} is open`)
     const wait = (ms: number, label: string): Promise<void> =>
       new Promise((resolve) => {
-        this.#world.after(ms, `${process.id} ${label}`, process, resolve)
+        this.#world.after(ms, `${host.id} ${label}`, host, resolve)
       })
     return {
       get: async (key) => {

@@ -13,7 +13,7 @@ import type { Seeded } from './seed.ts'
 
 /** What the nemesis can do to one process. */
 export interface Victim {
-  readonly process: SimProcess
+  readonly host: SimProcess
   readonly kind: 'meta' | 'storage' | 'client'
   crash(): void
   start(): void
@@ -74,9 +74,9 @@ export class Nemesis {
     const { net, victims, world } = this.#options
     net.heal()
     for (const victim of victims) {
-      victim.process.wallOffsetMs = 0
-      if (!victim.process.alive) victim.start()
-      if (victim.process.paused) world.resume(victim.process)
+      victim.host.wallOffsetMs = 0
+      if (!victim.host.alive) victim.start()
+      if (victim.host.paused) world.resume(victim.host)
     }
   }
 
@@ -100,10 +100,10 @@ export class Nemesis {
   }
 
   #crash(victim: Victim | undefined): void {
-    if (victim === undefined || !victim.process.alive) return
+    if (victim === undefined || !victim.host.alive) return
     victim.crash()
     this.#later(50, 3000, () => {
-      if (!victim.process.alive) victim.start()
+      if (!victim.host.alive) victim.start()
     })
   }
 
@@ -116,7 +116,7 @@ export class Nemesis {
       case 'crash-meta':
         return this.#crash(random.pick(this.#of('meta')))
       case 'crash-leader':
-        return this.#crash(this.#of('meta').find((victim) => victim.process.id === this.#options.leader()))
+        return this.#crash(this.#of('meta').find((victim) => victim.host.id === this.#options.leader()))
       case 'crash-storage':
         return this.#crash(random.pick(this.#of('storage')))
       case 'power-loss':
@@ -130,10 +130,10 @@ export class Nemesis {
       case 'split':
         return this.#split()
       case 'one-way':
-        for (const other of random.chance(0.5) ? victims : [random.pick(victims)]) net.cut(one.process, other.process)
+        for (const other of random.chance(0.5) ? victims : [random.pick(victims)]) net.cut(one.host, other.host)
         return this.#later(100, 4000, () => net.heal())
       case 'reset':
-        return net.reset(one.process, random.pick(victims).process)
+        return net.reset(one.host, random.pick(victims).host)
       case 'clock':
         return this.#skew(one)
       case 'rot':
@@ -142,16 +142,16 @@ export class Nemesis {
   }
 
   #pause(victim: Victim): void {
-    if (!victim.process.alive || victim.process.paused) return
-    victim.process.paused = true
+    if (!victim.host.alive || victim.host.paused) return
+    victim.host.paused = true
     this.#later(50, 3000, () => {
-      if (victim.process.paused) this.#options.world.resume(victim.process)
+      if (victim.host.paused) this.#options.world.resume(victim.host)
     })
   }
 
   #cutBoth(a: Victim, b: Victim): void {
-    this.#options.net.cut(a.process, b.process)
-    this.#options.net.cut(b.process, a.process)
+    this.#options.net.cut(a.host, b.host)
+    this.#options.net.cut(b.host, a.host)
   }
 
   #split(): void {
@@ -165,7 +165,7 @@ export class Nemesis {
 
   #skew(victim: Victim): void {
     const { random } = this.#options
-    victim.process.wallOffsetMs += random.between(-20_000, 20_000)
+    victim.host.wallOffsetMs += random.between(-20_000, 20_000)
   }
 
   #rot(): void {

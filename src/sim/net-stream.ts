@@ -27,7 +27,7 @@ function ignore(): void {}
 
 /** One end of a stream. */
 class StreamEnd implements Duplex<unknown, unknown> {
-  readonly process: SimProcess
+  readonly host: SimProcess
   readonly incarnation: number
   readonly #stream: SimStream
   readonly #encode: (value: unknown) => Uint8Array
@@ -46,13 +46,13 @@ class StreamEnd implements Duplex<unknown, unknown> {
 
   constructor(
     stream: SimStream,
-    process: SimProcess,
+    host: SimProcess,
     encode: (value: unknown) => Uint8Array,
     decode: (bytes: Uint8Array) => unknown,
   ) {
     this.#stream = stream
-    this.process = process
-    this.incarnation = process.incarnation
+    this.host = host
+    this.incarnation = host.incarnation
     this.#encode = encode
     this.#decode = decode
   }
@@ -80,7 +80,7 @@ class StreamEnd implements Duplex<unknown, unknown> {
     if (this.closed) return
     const reason = error ?? new StoreError('CANCELLED', 'the other side gave the stream up')
     this.#stream.transmit(this, { kind: 'error', bytes: encodeError(reason, 'stream') })
-    this.#stream.world.after(0, `${this.process.id} destroyed`, this.process, () => this.finish(reason))
+    this.#stream.world.after(0, `${this.host.id} destroyed`, this.host, () => this.finish(reason))
   }
 
   pause(): void {
@@ -90,7 +90,7 @@ class StreamEnd implements Duplex<unknown, unknown> {
   resume(): void {
     if (!this.#paused) return
     this.#paused = false
-    this.#stream.world.after(0, `${this.process.id} resumed`, this.process, () => this.#deliver())
+    this.#stream.world.after(0, `${this.host.id} resumed`, this.host, () => this.#deliver())
   }
 
   onMessage(handler: (message: unknown) => void): void {
@@ -145,13 +145,13 @@ class StreamEnd implements Duplex<unknown, unknown> {
     this.outstanding -= length
     if (!this.#full || this.outstanding > windowBytes / 2 || this.closed) return
     this.#full = false
-    this.#stream.world.after(0, `${this.process.id} drain`, this.process, () => {
+    this.#stream.world.after(0, `${this.host.id} drain`, this.host, () => {
       if (!this.closed) this.#drain()
     })
   }
 
   finish(error: StoreError | undefined): void {
-    if (this.closed || this.process.incarnation !== this.incarnation) return
+    if (this.closed || this.host.incarnation !== this.incarnation) return
     this.closed = true
     this.#received.length = 0
     this.#stream.closed()
@@ -191,8 +191,8 @@ export class SimStream {
   }
 
   joins(a: SimProcess, b: SimProcess): boolean {
-    const client = this.clientEnd.process
-    const server = this.#serverEnd?.process ?? this.#net.listenerAt(this.#address)?.process
+    const client = this.clientEnd.host
+    const server = this.#serverEnd?.host ?? this.#net.listenerAt(this.#address)?.host
     if (a === b) return client === a || server === a
     return (client === a && server === b) || (client === b && server === a)
   }
@@ -202,8 +202,8 @@ export class SimStream {
   }
 
   #peerProcess(end: StreamEnd): SimProcess | undefined {
-    if (end !== this.clientEnd) return this.clientEnd.process
-    return this.#serverEnd?.process ?? this.#net.listenerAt(this.#address)?.process
+    if (end !== this.clientEnd) return this.clientEnd.host
+    return this.#serverEnd?.host ?? this.#net.listenerAt(this.#address)?.host
   }
 
   /** Runs `arrive` at the other side after everything that was sent before. */
@@ -211,7 +211,7 @@ export class SimStream {
     const direction = this.#direction(from)
     const at = Math.max(this.world.nowMs + this.#net.delayMs(), direction.lastArrivalMs)
     direction.lastArrivalMs = at
-    const label = `${from.process.id}>${this.#address} ${this.#method.path}`
+    const label = `${from.host.id}>${this.#address} ${this.#method.path}`
     this.world.after(at - this.world.nowMs, label, this.#peerProcess(from), () => {
       if (!this.#broken) arrive()
     })
@@ -224,19 +224,19 @@ export class SimStream {
       this.break(new StoreError('UNAVAILABLE', `open ${this.#method.path} at ${this.#address}: connection refused`))
       return
     }
-    this.#serverEnd = new StreamEnd(this, listener.process, this.#method.encodeReply, this.#method.decodeRequest)
-    found.handler(this.#serverEnd, { signal: this.#abort.signal, peer: this.clientEnd.process.id })
+    this.#serverEnd = new StreamEnd(this, listener.host, this.#method.encodeReply, this.#method.decodeRequest)
+    found.handler(this.#serverEnd, { signal: this.#abort.signal, peer: this.clientEnd.host.id })
   }
 
   transmit(from: StreamEnd, item: Item): void {
     if (this.#broken) return
     const to = this.#peerProcess(from)
     if (to !== undefined && this.#net.random.chance(this.#net.faults.lossRate)) {
-      this.break(new StoreError('UNAVAILABLE', `connection of ${from.process.id} and ${to.id} broke`))
+      this.break(new StoreError('UNAVAILABLE', `connection of ${from.host.id} and ${to.id} broke`))
       return
     }
     const direction = this.#direction(from)
-    if (direction.held.length > 0 || (to !== undefined && this.#net.isCut(from.process, to))) {
+    if (direction.held.length > 0 || (to !== undefined && this.#net.isCut(from.host, to))) {
       direction.held.push(item)
       if (direction.held.length === 1) this.#giveUpLater(direction, from)
       return
@@ -249,9 +249,9 @@ export class SimStream {
   }
 
   #giveUpLater(direction: Direction, from: StreamEnd): void {
-    this.world.after(this.#net.random.between(500, 6000), `${from.process.id} gives up`, undefined, () => {
+    this.world.after(this.#net.random.between(500, 6000), `${from.host.id} gives up`, undefined, () => {
       if (direction.held.length > 0) {
-        this.break(new StoreError('UNAVAILABLE', `connection of ${from.process.id} to ${this.#address} timed out`))
+        this.break(new StoreError('UNAVAILABLE', `connection of ${from.host.id} to ${this.#address} timed out`))
       }
     })
   }
@@ -260,7 +260,7 @@ export class SimStream {
   flushHeld(): void {
     for (const end of [this.clientEnd, this.#serverEnd]) {
       const to = end === undefined ? undefined : this.#peerProcess(end)
-      if (end === undefined || to === undefined || this.#net.isCut(end.process, to)) continue
+      if (end === undefined || to === undefined || this.#net.isCut(end.host, to)) continue
       const direction = this.#direction(end)
       const held = direction.held
       direction.held = []
@@ -272,7 +272,7 @@ export class SimStream {
   taken(end: StreamEnd, length: number): void {
     const sender = end === this.clientEnd ? this.#serverEnd : this.clientEnd
     if (sender === undefined) return
-    this.world.after(this.#net.delayMs(), `${end.process.id} credit`, sender.process, () => sender.credit(length))
+    this.world.after(this.#net.delayMs(), `${end.host.id} credit`, sender.host, () => sender.credit(length))
   }
 
   /** `end` has seen the last message of the other one. The server's end is the end of the call. */
@@ -281,7 +281,7 @@ export class SimStream {
       this.clientEnd.finish(undefined)
       const server = this.#serverEnd
       if (server !== undefined) {
-        this.world.after(this.#net.delayMs(), `${server.process.id} over`, server.process, () => server.finish(undefined))
+        this.world.after(this.#net.delayMs(), `${server.host.id} over`, server.host, () => server.finish(undefined))
       }
     }
   }
@@ -298,7 +298,7 @@ export class SimStream {
     this.#net.forget(this)
     for (const end of [this.clientEnd, this.#serverEnd]) {
       if (end === undefined || end.closed) continue
-      this.world.after(this.#net.delayMs(), `${end.process.id} broken`, end.process, () => end.finish(error))
+      this.world.after(this.#net.delayMs(), `${end.host.id} broken`, end.host, () => end.finish(error))
     }
   }
 }

@@ -31,20 +31,26 @@ type UnaryHandler = (request: unknown, context: { signal: AbortSignal; peer: str
 
 /** What one process listens with. */
 class Listener implements NetServer {
-  readonly process: SimProcess
+  readonly host: SimProcess
   readonly unaries = new Map<string, { method: AnyMethod; handler: UnaryHandler }>()
   readonly streams = new Map<string, { method: AnyMethod; handler: StreamHandler }>()
 
-  constructor(process: SimProcess) {
-    this.process = process
+  constructor(host: SimProcess) {
+    this.host = host
   }
 
   unary: NetServer['unary'] = (method, handler) => {
-    this.unaries.set(method.path, { method: method as unknown as AnyMethod, handler: handler as unknown as UnaryHandler })
+    this.unaries.set(method.path, {
+      method: method as unknown as AnyMethod,
+      handler: handler as unknown as UnaryHandler,
+    })
   }
 
   stream: NetServer['stream'] = (method, handler) => {
-    this.streams.set(method.path, { method: method as unknown as AnyMethod, handler: handler as unknown as StreamHandler })
+    this.streams.set(method.path, {
+      method: method as unknown as AnyMethod,
+      handler: handler as unknown as StreamHandler,
+    })
   }
 }
 
@@ -75,8 +81,8 @@ export class SimNet {
   }
 
   /** The server port of a process; its addresses answer from now on until the process crashes. */
-  listen(process: SimProcess, addresses: readonly string[]): NetServer {
-    const listener = new Listener(process)
+  listen(host: SimProcess, addresses: readonly string[]): NetServer {
+    const listener = new Listener(host)
     for (const address of addresses) this.#listeners.set(address, listener)
     return listener
   }
@@ -97,24 +103,24 @@ export class SimNet {
 
   /** Breaks every stream between two processes, as a reset connection does. */
   reset(a: SimProcess, b: SimProcess): void {
-    for (const stream of [...this.#streams]) {
+    for (const stream of this.#streams) {
       if (stream.joins(a, b)) stream.break(new StoreError('UNAVAILABLE', `connection of ${a.id} and ${b.id} was reset`))
     }
   }
 
   /** Forgets the process: it listens no more, and its peers find their connections broken. */
-  crash(process: SimProcess): void {
-    for (const stream of [...this.#streams]) {
-      if (stream.joins(process, process)) stream.break(new StoreError('UNAVAILABLE', `${process.id} closed the connection`))
+  crash(host: SimProcess): void {
+    for (const stream of this.#streams) {
+      if (stream.joins(host, host)) stream.break(new StoreError('UNAVAILABLE', `${host.id} closed the connection`))
     }
-    for (const [address, listener] of this.#listeners) if (listener.process === process) this.#listeners.delete(address)
-    for (const call of [...this.#calls]) {
-      if (call.client === process) {
+    for (const [address, listener] of this.#listeners) if (listener.host === host) this.#listeners.delete(address)
+    for (const call of this.#calls) {
+      if (call.client === host) {
         call.settled = true
         this.#calls.delete(call)
         call.abort.abort()
-      } else if (call.server === process) {
-        this.#failLater(call, process, new StoreError('UNAVAILABLE', `${process.id} closed the connection`))
+      } else if (call.server === host) {
+        this.#failLater(call, host, new StoreError('UNAVAILABLE', `${host.id} closed the connection`))
       }
     }
   }
@@ -129,10 +135,10 @@ export class SimNet {
   }
 
   /** The client port of a process. */
-  client(process: SimProcess): NetClient {
+  client(host: SimProcess): NetClient {
     return {
-      call: (address, method, request, options) => this.#call(process, address, method, request, options),
-      open: (address, method) => this.#open(process, address, method),
+      call: (address, method, request, options) => this.#call(host, address, method, request, options),
+      open: (address, method) => this.#open(host, address, method),
       close: async () => {},
     }
   }
@@ -141,14 +147,18 @@ export class SimNet {
     this.#streams.delete(stream)
   }
 
-  #open<QIn, RIn, QOut, ROut>(process: SimProcess, address: string, method: Method<QIn, RIn, QOut, ROut>): Duplex<QOut, RIn> {
-    const stream = new SimStream(this, process, address, method as unknown as AnyMethod)
+  #open<QIn, RIn, QOut, ROut>(
+    host: SimProcess,
+    address: string,
+    method: Method<QIn, RIn, QOut, ROut>,
+  ): Duplex<QOut, RIn> {
+    const stream = new SimStream(this, host, address, method as unknown as AnyMethod)
     this.#streams.add(stream)
     return stream.clientEnd as unknown as Duplex<QOut, RIn>
   }
 
   async #call<QIn, RIn, QOut, ROut>(
-    process: SimProcess,
+    host: SimProcess,
     address: string,
     method: Method<QIn, RIn, QOut, ROut>,
     request: QOut,
@@ -157,7 +167,7 @@ export class SimNet {
     const bytes = method.encodeRequest(request)
     const reply = await new Promise<Uint8Array>((resolve, reject) => {
       const call: PendingCall = {
-        client: process,
+        client: host,
         server: undefined,
         abort: new AbortController(),
         settled: false,
@@ -177,7 +187,7 @@ export class SimNet {
         this.world.after(this.delayMs(), `abort ${method.path}`, undefined, () => call.abort.abort())
       }
       const cancelled = (): void => give(new StoreError('CANCELLED', `call ${method.path}: cancelled`))
-      const timer = this.world.after(options.timeoutMs / process.rate, `timeout ${method.path}`, process, () =>
+      const timer = this.world.after(options.timeoutMs / host.rate, `timeout ${method.path}`, host, () =>
         give(new StoreError('TIMEOUT', `call ${method.path} at ${address}: no answer in ${options.timeoutMs} ms`)),
       )
       this.#calls.add(call)
@@ -192,14 +202,14 @@ export class SimNet {
     const times = this.random.chance(this.faults.duplicateRate) ? 2 : 1
     for (let i = 0; i < times; i++) {
       const target = this.listenerAt(address)
-      if (target !== undefined && (this.isCut(call.client, target.process) || this.random.chance(this.faults.lossRate))) {
-        if (i === 0) this.#lose(call, target.process)
+      if (target !== undefined && (this.isCut(call.client, target.host) || this.random.chance(this.faults.lossRate))) {
+        if (i === 0) this.#lose(call, target.host)
         continue
       }
       const label = `${call.client.id}>${address} ${method.path}`
-      this.world.after(this.delayMs(), label, target?.process, () => this.#arrive(call, address, method, bytes))
+      this.world.after(this.delayMs(), label, target?.host, () => this.#arrive(call, address, method, bytes))
       if (target === undefined) return
-      call.server = target.process
+      call.server = target.host
     }
   }
 
@@ -211,12 +221,12 @@ export class SimNet {
       this.world.after(this.delayMs(), 'refused', call.client, () => call.settle({ error }))
       return
     }
-    call.server = target.process
+    call.server = target.host
     const context = { signal: call.abort.signal, peer: call.client.id }
-    const { incarnation } = target.process
+    const { incarnation } = target.host
     const answer = (outcome: { reply: Uint8Array } | { error: StoreError }): void => {
-      if (target.process.incarnation !== incarnation || call.settled) return
-      this.#answer(call, target.process, method, outcome)
+      if (target.host.incarnation !== incarnation || call.settled) return
+      this.#answer(call, target.host, method, outcome)
     }
     Promise.resolve()
       .then(async () => await found.handler(found.method.decodeRequest(bytes.slice()), context))

@@ -45,28 +45,28 @@ export const simHasher: Hasher = {
 
 /** What a process logged. */
 export interface LoggedEvent {
-  readonly process: string
+  readonly host: string
   readonly level: 'debug' | 'info' | 'warn' | 'error'
   readonly event: string
   readonly fields: LogFields
 }
 
 /** The Log port: every event is part of the trace, and `seen` gets it. */
-export function simLog(world: World, process: string, seen: (event: LoggedEvent) => void, fields: LogFields = {}): Log {
+export function simLog(world: World, host: string, seen: (event: LoggedEvent) => void, fields: LogFields = {}): Log {
   const write = (level: LoggedEvent['level'], event: string, more: LogFields = {}): void => {
     const all = { ...fields, ...more }
     const shown = Object.entries(all)
       .map(([name, value]) => `${name}=${String(value)}`)
       .join(' ')
-    world.note(process, `${level} ${event} ${shown}`)
-    seen({ process, level, event, fields: all })
+    world.note(host, `${level} ${event} ${shown}`)
+    seen({ host, level, event, fields: all })
   }
   return {
     debug: (event, more) => write('debug', event, more),
     info: (event, more) => write('info', event, more),
     warn: (event, more) => write('warn', event, more),
     error: (event, more) => write('error', event, more),
-    with: (more) => simLog(world, process, seen, { ...fields, ...more }),
+    with: (more) => simLog(world, host, seen, { ...fields, ...more }),
   }
 }
 

@@ -112,7 +112,8 @@ export class SimClient {
   async #chunkIds(count: number): Promise<{ lease: number; ids: number[] } | undefined> {
     let lease = this.#lease
     if (lease === undefined || lease.next + count > lease.end || this.#options.random.chance(0.03)) {
-      if (lease !== undefined && this.#options.random.chance(0.5)) await this.#ask(metaMethods.releaseLease, { id: lease.id })
+      if (lease !== undefined && this.#options.random.chance(0.5))
+        await this.#ask(metaMethods.releaseLease, { id: lease.id })
       const { reply } = await this.#ask(metaMethods.grantLease, { ttlMs: 20_000 })
       if (reply === undefined) return undefined
       lease = { id: reply.id, next: reply.id, end: reply.id + reply.count }
@@ -150,8 +151,16 @@ export class SimClient {
     return refs
   }
 
-  async #putChunk(address: string, disk: number, id: number, root: Uint8Array): Promise<holdfast.v1.PutDone | undefined> {
-    const request = { begin: { id, length: chunkBytes, disk, lease: this.#lease?.id ?? 0, root }, data: new Uint8Array(0) }
+  async #putChunk(
+    address: string,
+    disk: number,
+    id: number,
+    root: Uint8Array,
+  ): Promise<holdfast.v1.PutDone | undefined> {
+    const request = {
+      begin: { id, length: chunkBytes, disk, lease: this.#lease?.id ?? 0, root },
+      data: new Uint8Array(0),
+    }
     try {
       return await this.#options.net.call(address, storageMethods.putChunk, request, { timeoutMs: 800 })
     } catch {
@@ -179,8 +188,21 @@ export class SimClient {
       onVersion,
     }
     this.#options.history.writes.push(write)
-    const put = { bucket: simBucket, key, size: chunks.length * chunkBytes, etag, chunks, copies, write: 'quorum', condition }
-    const request = { commitId: toHex(random.bytes(16)), lease: chunks.length > 0 ? ids.lease : 0, operations: [{ put }] }
+    const put = {
+      bucket: simBucket,
+      key,
+      size: chunks.length * chunkBytes,
+      etag,
+      chunks,
+      copies,
+      write: 'quorum',
+      condition,
+    }
+    const request = {
+      commitId: toHex(random.bytes(16)),
+      lease: chunks.length > 0 ? ids.lease : 0,
+      operations: [{ put }],
+    }
     const answer = await this.#ask(metaMethods.commit, request)
     this.#settle(write, answer)
     const version = answer.reply?.objects[0]?.version
@@ -229,7 +251,11 @@ export class SimClient {
       version: 0,
     }
     history.writes.push(write)
-    const request = { commitId: toHex(random.bytes(16)), lease: 0, operations: [{ delete: { bucket: simBucket, key } }] }
+    const request = {
+      commitId: toHex(random.bytes(16)),
+      lease: 0,
+      operations: [{ delete: { bucket: simBucket, key } }],
+    }
     const answer = await this.#ask(metaMethods.commit, request)
     this.#settle(write, answer)
     write.version = answer.reply?.objects[0]?.version ?? 0
@@ -286,7 +312,8 @@ export class SimClient {
     for (const key of this.#options.keys) {
       const entry = reply.entries.find((candidate) => candidate.key === key)
       const seen = entry === undefined ? undefined : { etag: entry.etag, version: entry.version }
-      if (seen !== undefined && seen.version > reply.index) throw new Error(`list at ${reply.index} shows version ${seen.version}`)
+      if (seen !== undefined && seen.version > reply.index)
+        throw new Error(`list at ${reply.index} shows version ${seen.version}`)
       this.#options.history.reads.push({ key, startMs, endMs, seen })
     }
     this.done++
@@ -296,4 +323,3 @@ export class SimClient {
     return (await this.#ask(metaMethods.status, {}, 2000)).reply
   }
 }
-

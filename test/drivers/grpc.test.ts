@@ -125,7 +125,9 @@ describe('grpc drivers', () => {
       controller.abort()
       expect((await call).code).equal('CANCELLED')
       await until(() => aborted, 'the handler is aborted')
-      const late = await failure(kit.client.call(address, echo, text(''), { timeoutMs: 5000, signal: controller.signal }))
+      const late = await failure(
+        kit.client.call(address, echo, text(''), { timeoutMs: 5000, signal: controller.signal }),
+      )
       expect([late.code, late.outcome]).deep.equal(['CANCELLED', 'definite'])
     })
 
@@ -319,14 +321,11 @@ describe('grpc drivers', () => {
       pump()
       await until(() => reader !== undefined, 'the stream is there')
       let before = -1
-      await until(
-        () => {
-          const still = before === sent
-          before = sent
-          return still && sent > 8
-        },
-        'the sender stands still',
-      )
+      await until(() => {
+        const still = before === sent
+        before = sent
+        return still && sent > 8
+      }, 'the sender stands still')
       expect(sent * pieceBytes, 'bytes taken from the sender while nobody reads').lessThan(16 * 1024 * 1024)
       reader?.resume()
       expect(await closed).equal(undefined)
@@ -356,7 +355,11 @@ describe('grpc drivers', () => {
       })
       const port = Number(address.split(':')[1])
       const preface = Buffer.from('PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n')
-      const hugeFrame = Buffer.concat([preface, Buffer.from([0xff, 0xff, 0xff, 0, 0, 0, 0, 0, 1]), randomBytes(1 << 20)])
+      const hugeFrame = Buffer.concat([
+        preface,
+        Buffer.from([0xff, 0xff, 0xff, 0, 0, 0, 0, 0, 1]),
+        randomBytes(1 << 20),
+      ])
       const inputs = [randomBytes(65_536), text('GET / HTTP/1.1\r\n\r\n'), preface, hugeFrame]
       for (let i = 0; i < 20; i++) inputs.push(Buffer.concat([preface, randomBytes(4096)]))
       for (const bytes of inputs) {
@@ -378,8 +381,14 @@ describe('grpc drivers', () => {
       const statuses: unknown[] = []
       const requests: [Record<string, string>, Uint8Array][] = [
         [{ ':path': '/', ':method': 'GET' }, text('')],
-        [{ ':path': echo.path, ':method': 'POST', 'content-type': 'application/grpc' }, new Uint8Array([0, 255, 255, 255, 255, 1])],
-        [{ ':path': echo.path, ':method': 'POST', 'content-type': 'application/grpc' }, new Uint8Array([9, 0, 0, 0, 1, 1])],
+        [
+          { ':path': echo.path, ':method': 'POST', 'content-type': 'application/grpc' },
+          new Uint8Array([0, 255, 255, 255, 255, 1]),
+        ],
+        [
+          { ':path': echo.path, ':method': 'POST', 'content-type': 'application/grpc' },
+          new Uint8Array([9, 0, 0, 0, 1, 1]),
+        ],
         [{ ':path': '/%01', ':method': 'POST', 'content-type': 'application/grpc', 'grpc-timeout': 'x' }, text('abc')],
       ]
       for (const [headers, body] of requests) {

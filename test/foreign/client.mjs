@@ -47,7 +47,9 @@ function call(address, service, method, request) {
     stream.on('end', () => {
       session.close()
       if (status?.['grpc-status'] !== '0') {
-        const error = new Error(`${method}: ${status?.['grpc-status']} ${decodeURIComponent(status?.['grpc-message'] ?? '')}`)
+        const error = new Error(
+          `${method}: ${status?.['grpc-status']} ${decodeURIComponent(status?.['grpc-message'] ?? '')}`,
+        )
         const detail = status?.['holdfast-error-bin']
         if (detail !== undefined) {
           error.detail = root.lookupType('holdfast.v1.ErrorDetail').decode(Buffer.from(detail, 'base64'))
@@ -128,7 +130,11 @@ const put = {
   copies: 3,
   write: 'all',
 }
-const committed = await meta('Commit', { commitId: randomBytes(16).toString('hex'), lease: lease.id, operations: [{ put }] })
+const committed = await meta('Commit', {
+  commitId: randomBytes(16).toString('hex'),
+  lease: lease.id,
+  operations: [{ put }],
+})
 assert.equal(committed.durable, 3)
 const opened = await meta('OpenObject', { bucket, key: 'from/a/stranger', withChunks: true })
 assert.equal(opened.object.size, objectBytes.length)

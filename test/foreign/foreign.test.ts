@@ -36,7 +36,12 @@ describe('real processes: strangers with only the .proto files', function () {
 
   it('a protobufjs and http2 client stores and reads a chunk and an object', async () => {
     const script = resolve(repository, 'test/foreign/client.mjs')
-    const { code, output } = await run(process.execPath, [script, cluster.meta[0] ?? '', resolve(repository, 'proto'), 'strangers'])
+    const { code, output } = await run(process.execPath, [
+      script,
+      cluster.meta[0] ?? '',
+      resolve(repository, 'proto'),
+      'strangers',
+    ])
     expect(code, output).to.equal(0)
     expect(output).to.match(/^ok /m)
     expect(await cluster.ok(['ls', 'strangers', '--recursive'])).to.contain('from/a/stranger')
@@ -45,7 +50,10 @@ describe('real processes: strangers with only the .proto files', function () {
   it('a Python grpcio client finds the services by reflection, where grpcio is installed', async () => {
     const probe = await run('python3', ['-c', 'import grpc, grpc_reflection'])
     if (probe.code !== 0) return
-    const { code, output } = await run('python3', [resolve(repository, 'test/foreign/client.py'), cluster.meta[0] ?? ''])
+    const { code, output } = await run('python3', [
+      resolve(repository, 'test/foreign/client.py'),
+      cluster.meta[0] ?? '',
+    ])
     expect(code, output).to.equal(0)
   })
 })

@@ -66,7 +66,15 @@ describe('real processes: bad input and bad luck', function () {
 
   it('refuses names that would not survive, before any byte moves', async () => {
     const long = 'x'.repeat(1025)
-    for (const key of ['bucket/', `bucket/${long}`, 'bucket/a//b', 'bucket/../b', 'bucket/a/./b', 'BAD_BUCKET/x', '/x']) {
+    for (const key of [
+      'bucket/',
+      `bucket/${long}`,
+      'bucket/a//b',
+      'bucket/../b',
+      'bucket/a/./b',
+      'BAD_BUCKET/x',
+      '/x',
+    ]) {
       expectError(await cluster.run(['put', '-', key], 'x'), 2, /name|key|bucket/i, JSON.stringify(key.slice(0, 30)))
     }
     const refused = await store.put('bucket', 'nul\0', 'x').catch((error: unknown) => error)
@@ -100,7 +108,12 @@ describe('real processes: bad input and bad luck', function () {
   it('leaves no half file when a get fails, and refuses a source that is not there', async () => {
     const target = join(scratch, 'half')
     expect((await cluster.run(['get', 'bucket/nope', target])).code).to.equal(3)
-    expect(await access(target).then(() => true, () => false)).to.equal(false)
+    expect(
+      await access(target).then(
+        () => true,
+        () => false,
+      ),
+    ).to.equal(false)
     const gone = await cluster.run(['put', join(scratch, 'gone'), 'bucket/gone'])
     expectError(gone, 1, /gone/, 'source vanished')
   })
@@ -127,7 +140,10 @@ describe('real processes: bad input and bad luck', function () {
     const chunksBefore = (await store.admin.status()).nodes.reduce((sum, node) => sum + (node.disks[0]?.chunks ?? 0), 0)
     await until('some chunks arrived', async () => {
       const { nodes } = await store.admin.status()
-      return putting.child.exitCode !== null || nodes.reduce((sum, node) => sum + (node.disks[0]?.chunks ?? 0), 0) > chunksBefore
+      return (
+        putting.child.exitCode !== null ||
+        nodes.reduce((sum, node) => sum + (node.disks[0]?.chunks ?? 0), 0) > chunksBefore
+      )
     })
     putting.child.kill('SIGINT')
     const ended = await putting.ended
@@ -138,7 +154,12 @@ describe('real processes: bad input and bad luck', function () {
 
   it('keeps answering after garbage on every port', async () => {
     const http2 = Buffer.from('PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n')
-    const kinds = [randomBytes(4096), Buffer.from('GET / HTTP/1.1\r\n\r\n'), Buffer.concat([http2, randomBytes(2000)]), Buffer.alloc(9, 255)]
+    const kinds = [
+      randomBytes(4096),
+      Buffer.from('GET / HTTP/1.1\r\n\r\n'),
+      Buffer.concat([http2, randomBytes(2000)]),
+      Buffer.alloc(9, 255),
+    ]
     for (const node of cluster.nodes) {
       const [host, port] = node.address.split(':')
       const both = [node.address, `${host}:${Number(port) + 1000}`]
@@ -151,12 +172,16 @@ describe('real processes: bad input and bad luck', function () {
 
   it('lets exactly one of many if-absent puts win', async () => {
     const results = await Promise.allSettled(
-      Array.from({ length: 8 }, async (_, i) => await store.put('bucket', 'absent-race', `writer ${i}`, { ifAbsent: true })),
+      Array.from(
+        { length: 8 },
+        async (_, i) => await store.put('bucket', 'absent-race', `writer ${i}`, { ifAbsent: true }),
+      ),
     )
     const won = results.flatMap((result, i) => (result.status === 'fulfilled' ? [i] : []))
     expect(won).to.have.length(1)
     for (const result of results) {
-      if (result.status === 'rejected') expect(isStoreError(result.reason) && result.reason.code).to.equal('CONDITION_FAILED')
+      if (result.status === 'rejected')
+        expect(isStoreError(result.reason) && result.reason.code).to.equal('CONDITION_FAILED')
     }
     expect(await (await store.get('bucket', 'absent-race')).text()).to.equal(`writer ${won[0]}`)
     expectError(await cluster.run(['put', '-', 'bucket/absent-race', '--if-absent'], 'x'), 4, /exist/i, 'if-absent')
@@ -207,7 +232,10 @@ describe('real processes: without a majority of meta nodes', function () {
   })
 
   it('refuses a storage node of another cluster', async () => {
-    const [one, two] = [await TestCluster.start({ meta: 1, storage: 1 }), await TestCluster.start({ meta: 1, storage: 1 })]
+    const [one, two] = [
+      await TestCluster.start({ meta: 1, storage: 1 }),
+      await TestCluster.start({ meta: 1, storage: 1 }),
+    ]
     try {
       await one.kill('s1', 'SIGTERM')
       const port = await freePort()

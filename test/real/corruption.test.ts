@@ -65,7 +65,8 @@ describe('real processes: one flipped byte', function () {
     expect(cluster.node(holder).running?.output()).to.match(/corrupt/i)
     await until('the replica is repaired', async () => {
       const status = await store.admin.status()
-      return status.corruptions.every((entry) => entry.repaired) && status.chunks.full === status.chunks.total
+      if (status.corruptions.every((entry) => entry.repaired) && status.chunks.full === status.chunks.total) return true
+      throw new Error(JSON.stringify({ ...status, meta: undefined, nodes: undefined }))
     })
     const replicas = (await store.stat('rot', 'object')).chunks[0]?.replicas ?? []
     expect(replicas.filter((replica) => replica.state === 'current')).to.have.length.of.at.least(3)

@@ -67,7 +67,10 @@ describe('real processes: kill -9', function () {
     const report = await under('storage', async () => await cluster.kill('s2'))
     expect(report.errors).to.deep.equal([])
     await verifyAll(store, 'stream', acknowledged)
-    await until('s2 is down', async () => (await cluster.status()).nodes.find((node) => node.id === 's2')?.health === 'down')
+    await until(
+      's2 is down',
+      async () => (await cluster.status()).nodes.find((node) => node.id === 's2')?.health === 'down',
+    )
     await cluster.untilFull(90_000)
     await verifyAll(store, 'stream', acknowledged)
     const [key] = acknowledged.keys()
@@ -83,7 +86,9 @@ describe('real processes: kill -9', function () {
 
   it('has everything acknowledged after all processes were killed and started again', async () => {
     await store.close()
-    await Promise.all(cluster.nodes.filter((node) => node.running !== undefined).map(async (node) => await cluster.kill(node.id)))
+    await Promise.all(
+      cluster.nodes.filter((node) => node.running !== undefined).map(async (node) => await cluster.kill(node.id)),
+    )
     for (const node of cluster.nodes) cluster.startNode(node.id)
     await cluster.untilUp()
     store = await connect({ meta: [...cluster.meta] })

@@ -9,7 +9,12 @@ import { freePort, type Running, runCli, spawnCli, until } from '../support/proc
 interface ClusterFile {
   readonly clusterId: string
   readonly meta: readonly { readonly id: string; readonly address: string; readonly pid: number }[]
-  readonly storage: readonly { readonly id: string; readonly address: string; readonly zone: string; readonly pid: number }[]
+  readonly storage: readonly {
+    readonly id: string
+    readonly address: string
+    readonly zone: string
+    readonly pid: number
+  }[]
 }
 
 function isAlive(pid: number): boolean {
@@ -42,10 +47,14 @@ describe('real processes: holdfast up', function () {
   async function up(): Promise<{ started: Running; file: ClusterFile }> {
     const started = spawnCli(['up', '--dir', directory, '--port', String(await freePort())])
     running = started
-    await until('holdfast is ready', () => {
-      if (started.child.exitCode !== null) throw new Error(started.output())
-      return started.output().includes('holdfast is ready')
-    }, 60_000)
+    await until(
+      'holdfast is ready',
+      () => {
+        if (started.child.exitCode !== null) throw new Error(started.output())
+        return started.output().includes('holdfast is ready')
+      },
+      60_000,
+    )
     return { started, file: JSON.parse(await readFile(join(directory, 'cluster.json'), 'utf8')) as ClusterFile }
   }
 

@@ -128,14 +128,23 @@ export class FakeStorage {
   /** What a put of this node does: store it, fail with a code, or never answer. */
   onPut: (id: number) => 'store' | 'hang' | StoreError = () => 'store'
   /** Changes the bytes of a get, or ends it after some frames. */
-  onGetFrame: (id: number, frame: number, bytes: Uint8Array) => Uint8Array | StoreError | 'hang' | 'break' = (_, __, bytes) => bytes
+  onGetFrame: (id: number, frame: number, bytes: Uint8Array) => Uint8Array | StoreError | 'hang' | 'break' = (
+    _,
+    __,
+    bytes,
+  ) => bytes
   gets = 0
   inFlightBytes = 0
   inFlightPeak = 0
   cancels = 0
   listening = true
   readonly #sums: (bytes: Uint8Array, out: Uint8Array, at: number) => void
-  readonly #codec: Method<holdfast.v1.ChunkRequest, holdfast.v1.ChunkReply, holdfast.v1.ChunkRequest.$Properties, holdfast.v1.ChunkReply.$Properties>
+  readonly #codec: Method<
+    holdfast.v1.ChunkRequest,
+    holdfast.v1.ChunkReply,
+    holdfast.v1.ChunkRequest.$Properties,
+    holdfast.v1.ChunkReply.$Properties
+  >
   #open = new Set<PeerControl>()
 
   constructor(disk: number, hasher: Hasher, codec: FakeStorage['codecType']) {
@@ -164,7 +173,8 @@ export class FakeStorage {
     this.#open.add(control)
     const puts = new Map<number, { begin: holdfast.v1.PutBegin; parts: Uint8Array[]; length: number }>()
     const reply = (message: holdfast.v1.ChunkReply.$Properties): void => control.reply(this.#codec.encodeReply(message))
-    const fail = (request: number, error: StoreError): void => reply({ request, failure: { code: error.code, message: error.message } })
+    const fail = (request: number, error: StoreError): void =>
+      reply({ request, failure: { code: error.code, message: error.message } })
     return {
       onGone: () => this.#open.delete(control),
       onBytes: (bytes) => {
@@ -221,10 +231,19 @@ export class FakeStorage {
     const chunk = this.chunks.get(get.id)
     if (chunk === undefined) return fail(request, new StoreError('NOT_FOUND', 'no such chunk'))
     const start = Math.floor(get.offset / limits.blockBytes) * limits.blockBytes
-    const end = get.length === 0 ? chunk.bytes.length : Math.min(chunk.bytes.length, Math.ceil((get.offset + get.length) / limits.blockBytes) * limits.blockBytes)
+    const end =
+      get.length === 0
+        ? chunk.bytes.length
+        : Math.min(chunk.bytes.length, Math.ceil((get.offset + get.length) / limits.blockBytes) * limits.blockBytes)
     reply({
       request,
-      getBegin: { length: chunk.bytes.length, root: chunk.root, blockSums: chunk.blockSums, offset: start, bytes: end - start },
+      getBegin: {
+        length: chunk.bytes.length,
+        root: chunk.root,
+        blockSums: chunk.blockSums,
+        offset: start,
+        bytes: end - start,
+      },
     })
     let frame = 0
     for (let at = start; at < end; at += limits.frameBytes) {
@@ -285,7 +304,13 @@ export class FakeMeta {
       } catch (error) {
         const { code, message, details, outcome } = error as StoreError
         reply = {
-          error: { code, message, definite: outcome === 'definite', leader: [...(details.leader ?? [])], suggestion: details.suggestion ?? '' },
+          error: {
+            code,
+            message,
+            definite: outcome === 'definite',
+            leader: [...(details.leader ?? [])],
+            suggestion: details.suggestion ?? '',
+          },
         }
       }
       if (first === 'break-after') return control.break(new StoreError('UNAVAILABLE', 'session broke'))
@@ -294,19 +319,31 @@ export class FakeMeta {
   })
 
   #disks(): holdfast.v1.DiskAddress.$Properties[] {
-    return this.storage.map(({ disk, node, address }) => ({ disk, node, addresses: [address], zone: `z${disk % 2}`, health: 'up', generation: 1 }))
+    return this.storage.map(({ disk, node, address }) => ({
+      disk,
+      node,
+      addresses: [address],
+      zone: `z${disk % 2}`,
+      health: 'up',
+      generation: 1,
+    }))
   }
 
   #place(request: holdfast.v1.PlaceRequest): Reply {
     this.placeRequests.push(request)
     const order = this.preferred ?? this.storage.map(({ disk }) => disk)
-    const disks = order.filter((disk) => !request.exclude.includes(disk) && !request.have.includes(disk)).slice(0, request.copies)
+    const disks = order
+      .filter((disk) => !request.exclude.includes(disk) && !request.have.includes(disk))
+      .slice(0, request.copies)
     if (disks.length === 0) throw new StoreError('NO_PLACEMENT', 'no disks')
     return { place: { placements: Array.from({ length: request.chunks }, () => ({ disks })), disks: this.#disks() } }
   }
 
   #located(chunks: readonly holdfast.v1.ChunkRef[]): holdfast.v1.ChunkRef.$Properties[] {
-    return chunks.map((chunk) => ({ ...chunk, replicas: chunk.replicas.map((replica) => ({ ...replica, state: 'current' })) }))
+    return chunks.map((chunk) => ({
+      ...chunk,
+      replicas: chunk.replicas.map((replica) => ({ ...replica, state: 'current' })),
+    }))
   }
 
   #commit(request: holdfast.v1.CommitRequest): Reply {
@@ -320,13 +357,24 @@ export class FakeMeta {
         objects.push({})
       }
       if (!put) continue
-      if (put.condition?.ifAbsent === true && this.objects.has(`${put.bucket}/${put.key}`)) throw new StoreError('CONDITION_FAILED', 'exists')
+      if (put.condition?.ifAbsent === true && this.objects.has(`${put.bucket}/${put.key}`))
+        throw new StoreError('CONDITION_FAILED', 'exists')
       const chunks = put.stagedPages > 0 ? (this.pages.get(request.commitId) ?? []).flat() : put.chunks
-      const entry = { bucket: put.bucket, key: put.key, size: put.size, etag: put.etag, version: ++this.#version, chunks: chunks.length }
+      const entry = {
+        bucket: put.bucket,
+        key: put.key,
+        size: put.size,
+        etag: put.etag,
+        version: ++this.#version,
+        chunks: chunks.length,
+      }
       this.objects.set(`${put.bucket}/${put.key}`, { entry, chunks })
       objects.push(entry)
     }
-    const durable = Math.min(3, ...request.operations.flatMap(({ put }) => (put?.chunks ?? []).map((chunk) => chunk.replicas.length)))
+    const durable = Math.min(
+      3,
+      ...request.operations.flatMap(({ put }) => (put?.chunks ?? []).map((chunk) => chunk.replicas.length)),
+    )
     const reply = { objects, durable }
     this.commits.set(request.commitId, reply)
     return { commit: reply }
@@ -359,12 +407,27 @@ export class FakeMeta {
       const manifest = `${entry.bucket}/${entry.key}`
       return { openObject: { object: entry, manifest, pages: Math.ceil(chunks.length / limits.pageChunksMax), first } }
     }
+    if (request.listObjects) {
+      const { bucket, prefix, after } = request.listObjects
+      const keys = [...this.objects.keys()].filter(
+        (name) => name.startsWith(`${bucket}/${prefix}`) && name > `${bucket}/${after}`,
+      )
+      return {
+        listObjects: { entries: keys.sort().map((name) => this.objects.get(name)?.entry ?? {}), next: '', index: 1 },
+      }
+    }
+    if (request.listBuckets) return { listBuckets: { buckets: [{ name: 'photos' }] } }
     if (request.manifestPage) {
       const { manifest, page } = request.manifestPage
       const object = this.objects.get(manifest)
       if (object === undefined) throw new StoreError('CHANGED', 'gone')
       const from = page * limits.pageChunksMax
-      return { manifestPage: { chunks: this.#located(object.chunks.slice(from, from + limits.pageChunksMax)), disks: this.#disks() } }
+      return {
+        manifestPage: {
+          chunks: this.#located(object.chunks.slice(from, from + limits.pageChunksMax)),
+          disks: this.#disks(),
+        },
+      }
     }
     if (request.statChunk) {
       const { id } = request.statChunk
@@ -399,5 +462,10 @@ export async function createFakeCluster(nodes: number, speed = 20): Promise<Fake
   const meta = new FakeMeta('meta:7400', storage, metaMethods.session)
   net.listeners.set(meta.address, meta.listen)
   const metrics = { count: () => undefined, gauge: () => undefined, observe: () => undefined }
-  return { env: { clock: fastClock(speed), entropy: createNodeEntropy(), hasher, net, log: quietLog, metrics }, net, meta, storage }
+  return {
+    env: { clock: fastClock(speed), entropy: createNodeEntropy(), hasher, net, log: quietLog, metrics },
+    net,
+    meta,
+    storage,
+  }
 }

@@ -68,21 +68,18 @@ describe('store over a fake cluster', () => {
 
     it('stages pages of 512 chunks for an object of more, and commits them once', async () => {
       const clusterOfOne = await createFakeCluster(1, 1)
-      const small = createClient(clusterOfOne.env, { meta: ['meta:7400'] })
-      const chunk = new Uint8Array(limits.chunkBytesDefault).fill(7)
-      async function* body(): AsyncGenerator<Uint8Array> {
-        for (let i = 0; i < 514; i++) {
-          // The fake keeps every byte; what it kept of chunks long done is let go.
-          for (const [id] of clusterOfOne.storage[0]?.chunks ?? []) if (id < 65_536 + i - 64) clusterOfOne.storage[0]?.chunks.delete(id)
-          yield chunk
-        }
-      }
-      const result = await small.put('photos', 'large', body(), { replicas: 1, write: 'one' })
+      const small = createClient(clusterOfOne.env, { meta: ['meta:7400'], chunkBytes: limits.blockBytes })
+      const result = await small.put('photos', 'large', new Uint8Array(513 * limits.blockBytes + 1), {
+        replicas: 1,
+        write: 'one',
+      })
       expect(result.chunks).to.equal(514)
       const [commit] = clusterOfOne.meta.commitRequests
       expect(commit?.operations[0]?.put?.stagedPages).to.equal(2)
       expect(commit?.operations[0]?.put?.chunks).to.have.lengthOf(0)
       expect(clusterOfOne.meta.pages.get(commit?.commitId ?? '')?.map((page) => page.length)).to.deep.equal([512, 2])
+      const range = [511 * limits.blockBytes, 513 * limits.blockBytes] as const
+      expect((await (await small.get('photos', 'large', { range })).bytes()).length).to.equal(2 * limits.blockBytes + 1)
       await small.close()
     })
 
@@ -123,7 +120,7 @@ describe('store over a fake cluster', () => {
     })
 
     it('keeps its bytes in flight within the bound, stragglers included', async () => {
-      await useCluster(await createFakeCluster(4, 1)) // much to move: no hurry
+      await useCluster(await createFakeCluster(4, 4)) // much to move: no hurry
       cluster.meta.preferred = [1, 2, 3, 4]
       const [first] = cluster.storage
       if (first === undefined) throw new Error('no node')
@@ -132,7 +129,7 @@ describe('store over a fake cluster', () => {
       let stored = 0
       let most = 0
       async function* body(): AsyncGenerator<Uint8Array> {
-        for (let i = 0; i < 40; i++) {
+        for (let i = 0; i < 24; i++) {
           given += 4 * MiB
           most = Math.max(most, given - stored)
           yield new Uint8Array(4 * MiB)
@@ -151,7 +148,8 @@ describe('store over a fake cluster', () => {
       for (const node of cluster.storage) node.onPut = () => 'hang'
       const controller = new AbortController()
       const putting = codeOf(store.put('photos', 'cat', randomBytes(5 * MiB), { signal: controller.signal }))
-      while (cluster.storage.every((node) => node.inFlightPeak === 0)) await new Promise((resolve) => setImmediate(resolve))
+      while (cluster.storage.every((node) => node.inFlightPeak === 0))
+        await new Promise((resolve) => setImmediate(resolve))
       controller.abort()
       expect(await putting).to.equal('CANCELLED')
       expect(cluster.meta.commitRequests).to.have.lengthOf(0)
@@ -213,11 +211,19 @@ describe('store over a fake cluster', () => {
     })
 
     it('gives exactly the bytes of a range, both ends included', async () => {
-      for (const [first, last] of [[0, 0], [65_535, 65_536], [4 * MiB - 1, 4 * MiB], [bytes.length - 1, bytes.length + 100], [100, 5 * MiB]] as const) {
+      for (const [first, last] of [
+        [0, 0],
+        [65_535, 65_536],
+        [4 * MiB - 1, 4 * MiB],
+        [bytes.length - 1, bytes.length + 100],
+        [100, 5 * MiB],
+      ] as const) {
         const read = await (await store.get('photos', 'cat', { range: [first, last] })).bytes()
         expect(Buffer.compare(read, bytes.subarray(first, last + 1)), `${first}-${last}`).to.equal(0)
       }
-      expect(await codeOf(store.get('photos', 'cat', { range: [bytes.length, bytes.length] }))).to.equal('INVALID_ARGUMENT')
+      expect(await codeOf(store.get('photos', 'cat', { range: [bytes.length, bytes.length] }))).to.equal(
+        'INVALID_ARGUMENT',
+      )
     })
 
     it('goes on at the same offset from the next replica when bytes are wrong mid-stream, and reports the bad one', async () => {
@@ -291,7 +297,11 @@ describe('store over a fake cluster', () => {
   describe('meta', () => {
     it('follows NOT_LEADER to the leader it names', async () => {
       cluster.net.listeners.set('follower:7400', (_path, control) => {
-        const other = new (cluster.meta.constructor as typeof import('./fake-cluster.ts').FakeMeta)('follower:7400', [], codec)
+        const other = new (cluster.meta.constructor as typeof import('./fake-cluster.ts').FakeMeta)(
+          'follower:7400',
+          [],
+          codec,
+        )
         other.before = () => new StoreError('NOT_LEADER', 'ask the leader', { details: { leader: ['meta:7400'] } })
         return other.listen(_path, control)
       })
@@ -311,7 +321,7 @@ describe('store over a fake cluster', () => {
       expect(await codeOf(store.stat('photos', 'cat'))).to.equal('NO_QUORUM')
     })
 
-    it('asks again elsewhere when a node goes silent, within the caller\'s time limit', async () => {
+    it("asks again elsewhere when a node goes silent, within the caller's time limit", async () => {
       cluster.meta.before = () => 'hang'
       expect(await codeOf(store.stat('photos', 'cat', { timeoutMs: 100 }))).to.equal('TIMEOUT')
     })

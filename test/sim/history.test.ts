@@ -3,7 +3,13 @@
 import { expect } from 'chai'
 import { checkHistory, History, type ReadRecord, type WriteRecord } from '../../src/sim/history.ts'
 
-function put(etag: string, startMs: number, endMs: number, version: number, more: Partial<WriteRecord> = {}): WriteRecord {
+function put(
+  etag: string,
+  startMs: number,
+  endMs: number,
+  version: number,
+  more: Partial<WriteRecord> = {},
+): WriteRecord {
   return { kind: 'put', key: 'k', etag, startMs, endMs, outcome: 'acked', version, ...more }
 }
 
@@ -36,7 +42,9 @@ describe('sim: history check', () => {
   })
 
   it('accepts an unknown write that appears late or never', () => {
-    expect(verdict([put('a', 0, 1, 3), put('b', 2, 0, 0, lost)], [read(5, 6, 'a', 3), read(9, 10, 'b', 8)])).to.equal('fine')
+    expect(verdict([put('a', 0, 1, 3), put('b', 2, 0, 0, lost)], [read(5, 6, 'a', 3), read(9, 10, 'b', 8)])).to.equal(
+      'fine',
+    )
     expect(verdict([put('a', 0, 1, 3), put('b', 2, 0, 0, lost)], [read(5, 6, 'a', 3)])).to.equal('fine')
   })
 

@@ -12,7 +12,18 @@ import { Invariants } from '../../src/sim/invariants.ts'
 type Applied = Parameters<typeof appliedRecord.write>[1]
 
 function applied(index: number, digest: number): KvOperation[] {
-  const record = { index, term: 1, timeMs: 0, digest, objects: 0, bytes: 0, chunks: 0, findings: 0, outcomesFrom: 0, outcomesTo: 0 }
+  const record = {
+    index,
+    term: 1,
+    timeMs: 0,
+    digest,
+    objects: 0,
+    bytes: 0,
+    chunks: 0,
+    findings: 0,
+    outcomesFrom: 0,
+    outcomesTo: 0,
+  }
   return [{ type: 'put', key: utf8('A'), value: encode(appliedRecord, record as Applied) }]
 }
 

@@ -177,11 +177,15 @@ describe('sim: network', () => {
     const { world, net, client, server } = setup()
     net.listen(server, ['s:1']).unary(metaMethods.status, () => new Promise(ignore))
     const port = net.client(client)
-    const crashed = port.call('s:1', metaMethods.status, {}, { timeoutMs: 5000 }).catch((error: { code: string }) => error.code)
+    const crashed = port
+      .call('s:1', metaMethods.status, {}, { timeoutMs: 5000 })
+      .catch((error: { code: string }) => error.code)
     world.after(50, 'crash', undefined, () => net.crash(server))
     expect(await until(world, crashed)).to.equal('UNAVAILABLE')
     net.listen(server, ['s:1']).unary(metaMethods.status, () => new Promise(ignore))
-    const late = port.call('s:1', metaMethods.status, {}, { timeoutMs: 100 }).catch((error: { code: string }) => error.code)
+    const late = port
+      .call('s:1', metaMethods.status, {}, { timeoutMs: 100 })
+      .catch((error: { code: string }) => error.code)
     expect(await until(world, late)).to.equal('TIMEOUT')
   })
 

@@ -156,7 +156,7 @@ export class TestCluster {
     await until(
       'all storage nodes up',
       async () => {
-        const dead = this.nodes.find((node) => node.running?.child.exitCode != null)
+        const dead = this.nodes.find((node) => node.running !== undefined && node.running.child.exitCode !== null)
         if (dead !== undefined) throw new Error(`${dead.id} ended by itself: ${dead.running?.output()}`)
         const { nodes } = await this.status()
         return wanted.every((id) => nodes.some((node) => node.id === id && node.health === 'up'))

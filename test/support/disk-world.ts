@@ -70,7 +70,7 @@ export class DiskWorld {
   get deps(): DiskDeps {
     return {
       files: this.files,
-      extents: this.extents,
+      extents: this.extents.under(this.faults),
       kv: this.kv,
       hasher: testHasher,
       clock: this.clock,

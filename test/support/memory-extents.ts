@@ -100,6 +100,25 @@ export class MemoryExtents implements ExtentFiles {
     return Promise.resolve({ free: Math.max(0, this.capacityBytes - used), total: this.capacityBytes })
   }
 
+  /** The same files as one process sees them: when its world has stopped, its calls never reach them. */
+  under(faults: FaultPlan): ExtentFiles {
+    const alive = async <T>(work: () => Promise<T>): Promise<T> => {
+      if (faults.stopped) await new Promise<never>(() => undefined)
+      return work()
+    }
+    return {
+      alignment: this.alignment,
+      mode: this.mode,
+      arena: (size) => this.arena(size),
+      list: () => alive(() => this.list()),
+      create: (number, size) => alive(() => this.create(number, size)),
+      open: (number) => alive(() => this.open(number)),
+      rename: (from, to) => alive(() => this.rename(from, to)),
+      remove: (number) => alive(() => this.remove(number)),
+      space: () => alive(() => this.space()),
+    }
+  }
+
   crash(chance: () => number, faults: FaultPlan): void {
     for (const number of [...this.files.keys()].sort((a, b) => a - b)) this.files.get(number)?.crash(chance)
     this.faults = faults

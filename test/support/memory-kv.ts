@@ -92,11 +92,18 @@ function select(state: State, range: KvRange): KvEntry[] {
 }
 
 function memoryKv(store: Store, faults: FaultPlan): Kv {
+  const alive = async (): Promise<void> => {
+    if (faults.stopped) await new Promise<never>(() => undefined)
+  }
   async function* iterate(state: State, range: KvRange): AsyncIterable<KvEntry> {
+    await alive()
     yield* select(state, range)
   }
   return {
-    get: (key) => Promise.resolve(store.current.get(toHex(key))?.slice()),
+    get: async (key) => {
+      await alive()
+      return store.current.get(toHex(key))?.slice()
+    },
     getSync: (key) => store.current.get(toHex(key))?.slice(),
     batch: async (operations, options) => {
       const copy = operations.map((operation) => ({ ...operation }))

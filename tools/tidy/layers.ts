@@ -32,7 +32,16 @@ export const layers: Readonly<Record<string, Layer>> = {
   sdk: { folders: [...ground, 'config/types.ts'], packages: [] },
   drivers: {
     folders: ['base', 'model', 'ports', 'wire', 'config/types.ts'],
-    packages: ['node:*', 'level', '@grpc/grpc-js', '@grpc/reflection', 'grpc-health-check', 'xxhash-wasm', 'protobufjs'],
+    packages: [
+      'node:*',
+      'level',
+      '@grpc/grpc-js',
+      '@grpc/reflection',
+      '@grpc/proto-loader',
+      'grpc-health-check',
+      'xxhash-wasm',
+      'protobufjs',
+    ],
   },
   sim: { folders: [...ground, 'config/types.ts', 'services', 'sdk'], packages: [] },
   faces: { folders: ['base', 'model', 'ports', 'config', 'sdk'], packages: ['node:*', 'commander'] },
@@ -83,7 +92,11 @@ export function checkLayers(files: readonly SourceFile[]): Finding[] {
     const name = layerOf(file.path)
     const layer = name === undefined ? undefined : layers[name]
     if (name === undefined || layer === undefined) {
-      findings.push({ path: file.path, line: 1, message: 'this folder is not in the layer table: put the file in a layer' })
+      findings.push({
+        path: file.path,
+        line: 1,
+        message: 'this folder is not in the layer table: put the file in a layer',
+      })
       continue
     }
     for (const imported of importsOf(file.text)) {

@@ -140,12 +140,7 @@ export class HealthWatch {
     verdicts.push({ kind: 'probe', node: watched.id })
   }
 
-  #probed(
-    watched: Watched,
-    outcome: 'alive' | 'refused' | 'silent',
-    nowMs: number,
-    verdicts: HealthVerdict[],
-  ): void {
+  #probed(watched: Watched, outcome: 'alive' | 'refused' | 'silent', nowMs: number, verdicts: HealthVerdict[]): void {
     watched.probing = false
     if (watched.health !== 'suspected') return
     watched.refusals = outcome === 'refused' ? watched.refusals + 1 : 0

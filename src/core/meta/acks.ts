@@ -31,7 +31,7 @@ export interface Intake {
 }
 
 /** Copies that must be current for the write concern. */
-export function copiesNeeded(concern: WriteConcern, copies: number): number {
+function copiesNeeded(concern: WriteConcern, copies: number): number {
   if (concern === 'all') return copies
   return concern === 'quorum' ? majority(copies) : 1
 }

@@ -20,10 +20,10 @@ import { changeReplicas, deleted, reclaim, trim } from './replicas.ts'
 import { type StateView, Transaction } from './view.ts'
 
 /** Small numbers are never chunk ids, so that a mistaken counter is not taken for one. */
-export const firstChunkId: number = 1 << 16
+const firstChunkId: number = 1 << 16
 
 /** Where an entry stands in the log. */
-export interface EntryPosition {
+interface EntryPosition {
   readonly index: number
   readonly term: number
 }

@@ -31,7 +31,7 @@ const degraded = repairClasses.indexOf('degraded')
 const surplus = repairClasses.indexOf('surplus')
 
 /** Replicas in state `current`. */
-export function storedCopies(replicas: readonly ReplicaRecord[]): number {
+function storedCopies(replicas: readonly ReplicaRecord[]): number {
   return replicas.reduce((count, replica) => count + (replica.state === 'current' ? 1 : 0), 0)
 }
 

@@ -14,8 +14,8 @@ import { refuse } from './refuse.ts'
 import type { Transaction } from './view.ts'
 
 /** Bounds of a lease's life. */
-export const leaseTtlMinMs = 1_000
-export const leaseTtlMaxMs = 10 * 60_000
+const leaseTtlMinMs = 1_000
+const leaseTtlMaxMs = 10 * 60_000
 
 /** The life that is granted for a wanted one. */
 export function grantedTtlMs(wantedMs: number): number {

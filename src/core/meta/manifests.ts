@@ -27,7 +27,7 @@ import { noValue, type Transaction } from './view.ts'
 export const manifestPagesMax = 65_536
 
 /** One page of an upload as its writer sends it. */
-export interface StagedPage {
+interface StagedPage {
   readonly commitId: CommitId
   readonly lease: LeaseId
   readonly page: number

@@ -28,7 +28,7 @@ type Put = Extract<Operation, { kind: 'put' }>
 type Copy = Extract<Operation, { kind: 'copy' }>
 
 /** The body of a `commit` command. */
-export interface CommitBody {
+interface CommitBody {
   readonly commitId: CommitId
   readonly lease: LeaseId
   readonly operations: readonly Operation[]
@@ -282,7 +282,7 @@ function storePut(
 }
 
 /** The first put of a commit takes the commit id as its manifest's; the others take it with their position mixed in. */
-export function manifestIdOf(commitId: CommitId, position: number): string {
+function manifestIdOf(commitId: CommitId, position: number): string {
   if (position === 0) return commitId
   const head = (Number.parseInt(commitId.slice(0, 8), 16) ^ position) >>> 0
   return head.toString(16).padStart(8, '0') + commitId.slice(8)
@@ -337,7 +337,7 @@ function takeInline(
 }
 
 /** The body of a `commitChunks` command. */
-export interface ChunksBody {
+interface ChunksBody {
   readonly commitId: CommitId
   readonly lease: LeaseId
   readonly chunks: readonly CommittedChunk[]

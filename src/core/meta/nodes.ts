@@ -19,7 +19,7 @@ import { quote } from '../../model/names.ts'
 import type { Transaction } from './view.ts'
 
 /** Disks of one node. */
-export const disksOfNodeMax = 256
+const disksOfNodeMax = 256
 
 type Registration = Extract<Command, { kind: 'registerNode' }>
 type RegisteredDisk = Registration['disks'][number]

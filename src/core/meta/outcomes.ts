@@ -16,9 +16,9 @@ import { refuse } from './refuse.ts'
 import type { Transaction } from './view.ts'
 
 /** A commit id is known at least this long after its commit. */
-export const outcomeKeptMs = 15 * 60_000
+const outcomeKeptMs = 15 * 60_000
 /** Most outcomes kept, whatever their age: about 200 MB of state. */
-export const outcomesMax = 1_000_000
+const outcomesMax = 1_000_000
 
 const identity = list(
   struct({ kind: oneOf(['put', 'delete', 'copy'] as const), bucket: text, key: text, size: uint, etag: fixed(8) }),

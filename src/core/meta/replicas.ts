@@ -18,7 +18,7 @@ import { refuse } from './refuse.ts'
 import type { Transaction } from './view.ts'
 
 /** A `copying` replica of a commit is given this long before anybody acts on its absence (rule 10). */
-export const copyingDeadlineMs = 10_000
+const copyingDeadlineMs = 10_000
 
 /** Carries out what controllers learned of single replicas; what is out of date is dropped. */
 export function changeReplicas(tx: Transaction, changes: readonly ReplicaChange[]): void {

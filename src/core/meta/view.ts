@@ -24,7 +24,7 @@ export interface StateReader {
 }
 
 /** One write of an apply group. */
-export type StateWrite =
+type StateWrite =
   | { readonly type: 'put'; readonly key: Uint8Array; readonly value: Uint8Array }
   | { readonly type: 'del'; readonly key: Uint8Array }
 

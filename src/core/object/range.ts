@@ -27,10 +27,16 @@ export function spanOfRange(size: number, range: ByteRange | undefined): Span {
   if (range === undefined) return { start: 0, end: size }
   const [first, last] = range
   if (!Number.isSafeInteger(first) || !Number.isSafeInteger(last) || first < 0 || last < first) {
-    throw new StoreError('INVALID_ARGUMENT', `range ${first}-${last} is not valid: give first and last byte, first at most last`)
+    throw new StoreError(
+      'INVALID_ARGUMENT',
+      `range ${first}-${last} is not valid: give first and last byte, first at most last`,
+    )
   }
   if (first >= size) {
-    throw new StoreError('INVALID_ARGUMENT', `range ${first}-${last} starts beyond the end: the object has ${size} bytes`)
+    throw new StoreError(
+      'INVALID_ARGUMENT',
+      `range ${first}-${last} starts beyond the end: the object has ${size} bytes`,
+    )
   }
   return { start: first, end: Math.min(last + 1, size) }
 }

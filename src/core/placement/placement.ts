@@ -83,18 +83,6 @@ export class PlacementTable {
     this.#nodes.delete(node.id)
   }
 
-  /** Zones with at least one disk of weight above 0; O(zones). */
-  get zonesEligible(): number {
-    let count = 0
-    for (const zone of this.#zones) if (zone.tree.total > 0) count++
-    return count
-  }
-
-  /** True when at least one disk may take a copy. */
-  get anyEligible(): boolean {
-    return this.#zoneTree.total > 0
-  }
-
   /** Zone of a known disk. */
   zoneOf(disk: DiskNumber): ZoneId | undefined {
     return this.#nodeOfDisk.get(disk)?.zone.id

@@ -66,7 +66,7 @@ type Where<P> =
   | { readonly at: 'parked'; readonly reason: ParkReason }
   | { readonly at: 'running'; readonly plan: P }
 
-/** Items looked at in one call of `start`; what is behind them is of lower priority and waits for the next call. */
+/** Items looked at in one call of `start`; what is behind them is of lower priority and is looked at by the next call. */
 const looksMax = 512
 
 export class RepairQueue<P extends CopyPlan, F> implements SlotView {
@@ -82,6 +82,8 @@ export class RepairQueue<P extends CopyPlan, F> implements SlotView {
   readonly #busyTargets = new Set<NodeId>()
   #running = 0
   #holdUntilMs = 0
+  /** The last `start` looked at as many items as it may and left some. */
+  #unfinished = false
   /** True when an item was given up or refused for lack of room since it was last set to false. */
   overflowed = false
 
@@ -143,7 +145,7 @@ export class RepairQueue<P extends CopyPlan, F> implements SlotView {
 
   /** Something in the cluster changed: every parked item is tried again. */
   wakeParked(): void {
-    for (const reason of [...this.#parked.keys()]) this.#wake(reason)
+    for (const reason of this.#parked.keys()) this.#wake(reason)
   }
 
   /** Starts what can start, first things first. */
@@ -153,9 +155,14 @@ export class RepairQueue<P extends CopyPlan, F> implements SlotView {
   ): { item: RepairItem<F>; plan: P }[] {
     this.#ripen(nowMs)
     const started: { item: RepairItem<F>; plan: P }[] = []
-    for (let looks = 0; looks < looksMax && this.#running < this.#slots.copiesMax; looks++) {
+    this.#unfinished = false
+    for (let looks = 0; this.#running < this.#slots.copiesMax; looks++) {
       const item = this.#ready.peek()?.value
       if (item === undefined || (item.class !== 'last-copy' && nowMs < this.#holdUntilMs)) break
+      if (looks === looksMax) {
+        this.#unfinished = true
+        break
+      }
       const answer = plan(item, this)
       this.#remove(item.chunk)
       if (answer.kind === 'start') {
@@ -186,9 +193,10 @@ export class RepairQueue<P extends CopyPlan, F> implements SlotView {
   }
 
   /** When `start` may have something new to do without any event; undefined when only an event can. */
-  nextMs(): number | undefined {
+  nextMs(nowMs: number): number | undefined {
     const waitingMs = this.#waiting.peek()?.value.readyMs
-    if (this.#ready.size === 0) return waitingMs
+    if (this.#unfinished) return nowMs
+    if (this.#ready.size === 0 || nowMs >= this.#holdUntilMs) return waitingMs
     return Math.min(waitingMs ?? this.#holdUntilMs, this.#holdUntilMs)
   }
 

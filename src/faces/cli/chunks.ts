@@ -32,7 +32,10 @@ async function readChunkFile(run: Run, source: string): Promise<Uint8Array> {
     }
   }
   if (length > limits.chunkBytesMax) {
-    throw new StoreError('INVALID_ARGUMENT', `a chunk has at most ${showBytes(limits.chunkBytesMax)}: use put for larger data`)
+    throw new StoreError(
+      'INVALID_ARGUMENT',
+      `a chunk has at most ${showBytes(limits.chunkBytesMax)}: use put for larger data`,
+    )
   }
   return buffer.subarray(0, length)
 }

@@ -26,7 +26,11 @@ function usageError(error: CommanderError): StoreError {
 }
 
 /** Runs `args` (without node and script); resolves to the exit code and never rejects. */
-export async function runCli(args: readonly string[], surroundings: Surroundings, options: CliOptions): Promise<number> {
+export async function runCli(
+  args: readonly string[],
+  surroundings: Surroundings,
+  options: CliOptions,
+): Promise<number> {
   const program = new Command('holdfast')
     .description('a replicated object store: stores with copies, verifies what it reads, repairs what it loses')
     .version(options.version, '--version', 'print the version')

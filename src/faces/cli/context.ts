@@ -15,7 +15,11 @@ import { Progress, type Terminal } from './progress.ts'
 /** The outside of the command line; tests put their own in. */
 export interface Surroundings {
   /** Opens the store that --meta, the environment or --dir name. */
-  connect(options: { meta?: string | undefined; dir?: string | undefined; retryMs?: number | undefined }): Promise<Store>
+  connect(options: {
+    meta?: string | undefined
+    dir?: string | undefined
+    retryMs?: number | undefined
+  }): Promise<Store>
   readonly stdout: Terminal
   readonly stderr: Terminal
   readonly stdin: AsyncIterable<Uint8Array | string>
@@ -90,7 +94,10 @@ export function parseTarget(text: string): { bucket: string; key: string } {
 export function parseObject(text: string): { bucket: string; key: string } {
   const place = parseTarget(text)
   if (place.key === '') {
-    throw new StoreError('USAGE', `${quote(text)} names no object: write bucket/name, for example ${place.bucket}/file.txt`)
+    throw new StoreError(
+      'USAGE',
+      `${quote(text)} names no object: write bucket/name, for example ${place.bucket}/file.txt`,
+    )
   }
   return place
 }
@@ -112,7 +119,12 @@ export async function runWithStore(
     timeoutMs === undefined
       ? undefined
       : setTimeout(() => {
-          controller.abort(new StoreError('TIMEOUT', `not done within --timeout ${options.timeout}: allow more time or look at "holdfast status"`))
+          controller.abort(
+            new StoreError(
+              'TIMEOUT',
+              `not done within --timeout ${options.timeout}: allow more time or look at "holdfast status"`,
+            ),
+          )
         }, timeoutMs)
   let store: Store | undefined
   try {
@@ -168,7 +180,8 @@ function oneLine(text: string): string {
 /** The line for stderr, with the cause chain below it when asked for. */
 export function describeError(error: StoreError, verbose: boolean): string {
   const { suggestion } = error.details
-  const hint = suggestion === undefined || error.message.includes(suggestion) ? '' : ` (did you mean ${quote(suggestion)}?)`
+  const hint =
+    suggestion === undefined || error.message.includes(suggestion) ? '' : ` (did you mean ${quote(suggestion)}?)`
   const lines = [`holdfast: ${oneLine(error.message)}${hint}`]
   if (verbose) {
     lines[0] += ` [${error.code}, outcome ${error.outcome}]`

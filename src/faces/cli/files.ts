@@ -59,7 +59,8 @@ export async function openSource(path: string): Promise<SourceFile> {
   }
   try {
     const first = await handle.stat()
-    if (first.isDirectory()) throw new StoreError('IO', `${doing}: it is a directory: use put -r`, { outcome: 'definite' })
+    if (first.isDirectory())
+      throw new StoreError('IO', `${doing}: it is a directory: use put -r`, { outcome: 'definite' })
     const regular = first.isFile()
     return {
       path,
@@ -89,7 +90,9 @@ function readRegular(path: string, handle: FileHandle, first: Stats): FillSource
   const doing = `read ${quote(path)}`
   let at = 0
   const changed = (how: string): StoreError =>
-    new StoreError('IO', `${doing}: the file ${how} while it was read: nothing was stored, put it again`, { outcome: 'definite' })
+    new StoreError('IO', `${doing}: the file ${how} while it was read: nothing was stored, put it again`, {
+      outcome: 'definite',
+    })
   const checkEnd = async (): Promise<void> => {
     const now = await handle.stat()
     if (now.size > first.size) throw changed('grew')
@@ -137,7 +140,8 @@ async function writeAll(handle: FileHandle, bytes: Uint8Array): Promise<void> {
 export async function writeTarget(path: string, pieces: AsyncIterable<Uint8Array>): Promise<void> {
   const doing = `write ${quote(path)}`
   const there = await stat(path).catch(() => undefined)
-  if (there?.isDirectory() === true) throw new StoreError('IO', `${doing}: it is a directory: name a file`, { outcome: 'definite' })
+  if (there?.isDirectory() === true)
+    throw new StoreError('IO', `${doing}: it is a directory: name a file`, { outcome: 'definite' })
   const inPlace = there !== undefined && !there.isFile()
   const part = inPlace ? path : partPath(path)
   let handle: FileHandle | undefined

@@ -35,17 +35,26 @@ export function plural(count: number, noun: string): string {
 
 /** Control characters would let a name rewrite the terminal: they are shown escaped. */
 export function showName(name: string): string {
-  return name.replace(/[\p{Cc}\p{Cf}\u2028\u2029]/gu, (char) => `\\u${(char.codePointAt(0) ?? 0).toString(16).padStart(4, '0')}`)
+  return name.replace(
+    /[\p{Cc}\p{Cf}\u2028\u2029]/gu,
+    (char) => `\\u${(char.codePointAt(0) ?? 0).toString(16).padStart(4, '0')}`,
+  )
 }
 
 /** Rows in aligned columns, two spaces apart. Columns named in `right` are aligned to the right. */
-export function table(header: readonly string[], rows: readonly (readonly string[])[], right: readonly string[] = []): string {
+export function table(
+  header: readonly string[],
+  rows: readonly (readonly string[])[],
+  right: readonly string[] = [],
+): string {
   const all = header.length === 0 ? rows : [header, ...rows]
   const widths: number[] = []
   for (const row of all) row.forEach((cell, at) => (widths[at] = Math.max(widths[at] ?? 0, cell.length)))
   const lines = all.map((row) =>
     row
-      .map((cell, at) => (right.includes(header[at] ?? '') ? cell.padStart(widths[at] ?? 0) : cell.padEnd(widths[at] ?? 0)))
+      .map((cell, at) =>
+        right.includes(header[at] ?? '') ? cell.padStart(widths[at] ?? 0) : cell.padEnd(widths[at] ?? 0),
+      )
       .join('  ')
       .trimEnd(),
   )

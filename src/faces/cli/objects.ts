@@ -8,7 +8,16 @@ import { StoreError } from '../../model/errors.ts'
 import { quote } from '../../model/names.ts'
 import { writeConcerns } from '../../model/words.ts'
 import type { Body, ListEntry, PutOptions, StoredObject, WriteConcern } from '../../sdk/types.ts'
-import { type CommonOptions, parseObject, parseTarget, type Run, runWithStore, suggestBucket, type Surroundings, withCommon } from './context.ts'
+import {
+  type CommonOptions,
+  parseObject,
+  parseTarget,
+  type Run,
+  runWithStore,
+  suggestBucket,
+  type Surroundings,
+  withCommon,
+} from './context.ts'
 import { openSource, writeTarget } from './files.ts'
 import { plural, showBytes, showName, showTime, table } from './format.ts'
 import type { Progress } from './progress.ts'
@@ -63,15 +72,24 @@ async function putOne(run: Run, source: string, target: string, flags: PutFlags)
   const options = putOptions(flags)
   const file = source === '-' ? undefined : await openSource(source)
   const progress = run.progress(`put ${showName(key)}`, file?.size)
-  const body: Body = file === undefined ? run.surroundings.stdin : file.size === undefined ? file.body() : () => file.body()
+  const body: Body =
+    file === undefined ? run.surroundings.stdin : file.size === undefined ? file.body() : () => file.body()
   try {
     const result = await suggestBucket(run, bucket, () =>
-      run.store.put(bucket, key, body, { ...options, ...run.limits, size: file?.size, onProgress: progressOf(progress) }),
+      run.store.put(bucket, key, body, {
+        ...options,
+        ...run.limits,
+        size: file?.size,
+        onProgress: progressOf(progress),
+      }),
     )
     progress.end()
     const { size, etag, version, chunks, durable } = result
     const copies = chunks === 0 ? '' : `, ${plural(chunks, 'chunk')} on at least ${durable} disks`
-    run.result({ bucket, key, size, etag, version, chunks, durable }, `${bucket}/${showName(key)}  ${showBytes(size)}  etag ${etag}  version ${version}${copies}`)
+    run.result(
+      { bucket, key, size, etag, version, chunks, durable },
+      `${bucket}/${showName(key)}  ${showBytes(size)}  etag ${etag}  version ${version}${copies}`,
+    )
   } finally {
     progress.end()
     await file?.close()
@@ -99,7 +117,10 @@ async function getOne(run: Run, source: string, target: string, range: string | 
     await writeTarget(target, shown(object, progress))
     progress.end()
     const { size, etag, version, length } = object
-    run.result({ bucket, key, size, etag, version, bytes: length, file: target }, `${target}  ${showBytes(length)}  etag ${etag}  version ${version}`)
+    run.result(
+      { bucket, key, size, etag, version, bytes: length, file: target },
+      `${target}  ${showBytes(length)}  etag ${etag}  version ${version}`,
+    )
   } finally {
     progress.end()
   }
@@ -107,7 +128,12 @@ async function getOne(run: Run, source: string, target: string, range: string | 
 
 async function listBuckets(run: Run): Promise<void> {
   const buckets = await run.store.buckets.list(run.limits)
-  const rows = buckets.map((bucket) => [bucket.name, String(bucket.objects), showBytes(bucket.bytes), showTime(bucket.createdMs)])
+  const rows = buckets.map((bucket) => [
+    bucket.name,
+    String(bucket.objects),
+    showBytes(bucket.bytes),
+    showTime(bucket.createdMs),
+  ])
   const text = table(['BUCKET', 'OBJECTS', 'SIZE', 'CREATED'], rows, ['OBJECTS', 'SIZE'])
   run.result(buckets, rows.length === 0 ? 'no buckets: make one with "holdfast mb NAME"' : text)
 }
@@ -136,7 +162,10 @@ async function printJsonList(run: Run, entries: AsyncIterable<ListEntry>): Promi
 async function printList(run: Run, entries: AsyncIterable<ListEntry>): Promise<void> {
   let rows: string[][] = []
   const flush = async (): Promise<void> => {
-    if (rows.length > 0) await run.surroundings.writeOut(Buffer.from(`${table(['SIZE', 'MODIFIED', 'NAME'], rows, ['SIZE']).split('\n').slice(1).join('\n')}\n`))
+    if (rows.length > 0)
+      await run.surroundings.writeOut(
+        Buffer.from(`${table(['SIZE', 'MODIFIED', 'NAME'], rows, ['SIZE']).split('\n').slice(1).join('\n')}\n`),
+      )
     rows = []
   }
   for await (const entry of entries) {
@@ -165,7 +194,10 @@ async function statOne(run: Run, target: string): Promise<void> {
     chunk.replicas.map(({ node, state }) => (state === 'current' ? node : `${node} (${state})`)).join(', '),
   ])
   const text = table([], facts)
-  run.result(object, chunks.length === 0 ? text : `${text}\n\n${table(['CHUNK', 'SIZE', 'REPLICAS'], chunks, ['SIZE'])}`)
+  run.result(
+    object,
+    chunks.length === 0 ? text : `${text}\n\n${table(['CHUNK', 'SIZE', 'REPLICAS'], chunks, ['SIZE'])}`,
+  )
 }
 
 function addPutAndGet(program: Command, surroundings: Surroundings): void {
@@ -232,7 +264,10 @@ export function addObjectCommands(program: Command, surroundings: Surroundings):
         const target = parseObject(to)
         const options = { ...run.limits, ifAbsent: flags.ifAbsent, ifMatch: flags.ifMatch }
         const copied = await suggestBucket(run, source.bucket, () => run.store.copy(source, target, options))
-        run.result(copied, `${target.bucket}/${showName(target.key)}  ${showBytes(copied.size)}  etag ${copied.etag}  version ${copied.version}`)
+        run.result(
+          copied,
+          `${target.bucket}/${showName(target.key)}  ${showBytes(copied.size)}  etag ${copied.etag}  version ${copied.version}`,
+        )
       }),
     )
   withCommon(program.command('mb <bucket>'))

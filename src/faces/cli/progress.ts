@@ -61,7 +61,8 @@ export class Progress {
     const rate = this.#bytes / seconds
     const done = showBytes(this.#bytes)
     const note = this.#note === '' ? '' : `  ${this.#note}`
-    if (this.#totalBytes === undefined || this.#totalBytes === 0) return `${this.#label}  ${done}  ${showBytes(rate)}/s${note}`
+    if (this.#totalBytes === undefined || this.#totalBytes === 0)
+      return `${this.#label}  ${done}  ${showBytes(rate)}/s${note}`
     const share = Math.min(1, this.#bytes / this.#totalBytes)
     const filled = Math.round(share * barWidth)
     const bar = `${'#'.repeat(filled)}${'-'.repeat(barWidth - filled)}`

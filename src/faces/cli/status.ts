@@ -30,7 +30,16 @@ export function showNodes(nodes: ClusterStatus['nodes']): string {
     const bad = node.disks.filter((disk) => disk.state !== 'ok').map((disk) => `disk ${disk.number} ${disk.state}`)
     const pending = node.health === 'up' && node.disks.some((disk) => !disk.reconciled) ? ['reconciling'] : []
     const share = capacity === 0 ? '-' : `${showBytes(used)} of ${showBytes(capacity)}`
-    return [node.id, node.zone, node.health, node.mode, node.address, String(chunks), share, [...bad, ...pending].join(', ')]
+    return [
+      node.id,
+      node.zone,
+      node.health,
+      node.mode,
+      node.address,
+      String(chunks),
+      share,
+      [...bad, ...pending].join(', '),
+    ]
   })
   return table(['NODE', 'ZONE', 'HEALTH', 'MODE', 'ADDRESS', 'CHUNKS', 'USED', 'NOTES'], rows, ['CHUNKS'])
 }
@@ -38,8 +47,15 @@ export function showNodes(nodes: ClusterStatus['nodes']): string {
 /** The whole screen. */
 export function showStatus(status: ClusterStatus): string {
   const { chunks, repair } = status
-  const parts: string[] = [status.summary === '' ? status.verdict : status.summary.startsWith(status.verdict) ? status.summary : `${status.verdict}: ${status.summary}`]
-  for (const { code, severity, summary } of status.codes) parts.push(`  ${severity === 'critical' ? '!!' : '! '} ${code}: ${summary}`)
+  const parts: string[] = [
+    status.summary === ''
+      ? status.verdict
+      : status.summary.startsWith(status.verdict)
+        ? status.summary
+        : `${status.verdict}: ${status.summary}`,
+  ]
+  for (const { code, severity, summary } of status.codes)
+    parts.push(`  ${severity === 'critical' ? '!!' : '! '} ${code}: ${summary}`)
   parts.push('')
   const waiting = sumOf(repair.queue)
   const working = `${repair.running} running, ${waiting} waiting${waiting > 0 ? ` (${showCounts(repair.queue)})` : ''}`
@@ -47,19 +63,41 @@ export function showStatus(status: ClusterStatus): string {
   const speed = repair.bytesPerSecond > 0 ? `, ${showBytes(repair.bytesPerSecond)}/s` : ''
   const eta = repair.etaSeconds > 0 ? `, ${showSeconds(repair.etaSeconds)} to full redundancy` : ''
   parts.push(
-    table([], [
-      ['cluster', status.clusterId],
-      ['stored', `${plural(status.objects, 'object')}, ${showBytes(status.bytes)}`],
-      ['chunks', `${chunks.total}: ${chunks.full} full, ${chunks.degraded} degraded, ${chunks.lastCopy} at one copy, ${chunks.lost} lost`],
-      ['can lose', `any ${plural(status.canLose, 'node')}`],
-      ['repair', `${working}${parked}${speed}${eta}; ${repair.repaired} repaired (${showBytes(repair.repairedBytes)})`],
-    ]),
+    table(
+      [],
+      [
+        ['cluster', status.clusterId],
+        ['stored', `${plural(status.objects, 'object')}, ${showBytes(status.bytes)}`],
+        [
+          'chunks',
+          `${chunks.total}: ${chunks.full} full, ${chunks.degraded} degraded, ${chunks.lastCopy} at one copy, ${chunks.lost} lost`,
+        ],
+        ['can lose', `any ${plural(status.canLose, 'node')}`],
+        [
+          'repair',
+          `${working}${parked}${speed}${eta}; ${repair.repaired} repaired (${showBytes(repair.repairedBytes)})`,
+        ],
+      ],
+    ),
   )
-  const meta = status.meta.map((node) => [node.id, node.role, node.reachable ? 'yes' : 'NO', node.address, String(node.term), String(node.applied)])
+  const meta = status.meta.map((node) => [
+    node.id,
+    node.role,
+    node.reachable ? 'yes' : 'NO',
+    node.address,
+    String(node.term),
+    String(node.applied),
+  ])
   parts.push('', table(['META', 'ROLE', 'REACHABLE', 'ADDRESS', 'TERM', 'APPLIED'], meta, ['TERM', 'APPLIED']))
   parts.push('', status.nodes.length === 0 ? 'no storage node has registered' : showNodes(status.nodes))
   if (status.corruptions.length > 0) {
-    const rows = status.corruptions.map((one) => [showTime(one.foundMs), one.chunk, one.node, one.repaired ? 'repaired' : 'not repaired', one.finding])
+    const rows = status.corruptions.map((one) => [
+      showTime(one.foundMs),
+      one.chunk,
+      one.node,
+      one.repaired ? 'repaired' : 'not repaired',
+      one.finding,
+    ])
     parts.push('', table(['FOUND (UTC)', 'CORRUPT CHUNK', 'NODE', 'STATE', 'FINDING'], rows))
   }
   return parts.join('\n')

@@ -100,7 +100,9 @@ export async function putTree(run: Run, dir: string, target: string, options: Pu
   let bytes = 0
   let files = 0
   try {
-    for await (const file of walkFiles(dir, (path, why) => run.surroundings.stderr.write(`holdfast: ${quote(path)} is skipped: ${why}\n`))) {
+    for await (const file of walkFiles(dir, (path, why) =>
+      run.surroundings.stderr.write(`holdfast: ${quote(path)} is skipped: ${why}\n`),
+    )) {
       checkFileKey(joinKey(prefix, file.name), file.path)
       bytes += file.size
       files++
@@ -113,19 +115,24 @@ export async function putTree(run: Run, dir: string, target: string, options: Pu
   let durable = Number.POSITIVE_INFINITY
   try {
     await suggestBucket(run, bucket, () =>
-      forEachBounded(walkFiles(dir, () => undefined), transfersAtOnce, run.limits.signal, async (file, signal) => {
-        const source = await openSource(file.path)
-        try {
-          const body = source.size === undefined ? source.body() : () => source.body()
-          const key = joinKey(prefix, file.name)
-          const result = await run.store.put(bucket, key, body, { ...options, signal, size: source.size })
-          if (result.chunks > 0) durable = Math.min(durable, result.durable)
-        } finally {
-          await source.close()
-        }
-        stored++
-        progress.add(file.size, `${stored} of ${plural(files, 'file')}`)
-      }),
+      forEachBounded(
+        walkFiles(dir, () => undefined),
+        transfersAtOnce,
+        run.limits.signal,
+        async (file, signal) => {
+          const source = await openSource(file.path)
+          try {
+            const body = source.size === undefined ? source.body() : () => source.body()
+            const key = joinKey(prefix, file.name)
+            const result = await run.store.put(bucket, key, body, { ...options, signal, size: source.size })
+            if (result.chunks > 0) durable = Math.min(durable, result.durable)
+          } finally {
+            await source.close()
+          }
+          stored++
+          progress.add(file.size, `${stored} of ${plural(files, 'file')}`)
+        },
+      ),
     )
   } finally {
     progress.end()
@@ -157,9 +164,13 @@ async function makeParents(root: string, name: string, made: Set<string>): Promi
       if ((error as { code?: string }).code !== 'EEXIST') throw fileError(error, `make the directory ${quote(at)}`)
       const found = await lstat(at)
       if (!found.isDirectory()) {
-        throw new StoreError('IO', `write ${quote(name)}: ${quote(at)} is a ${found.isSymbolicLink() ? 'link' : 'file'}, not a directory: move it away`, {
-          outcome: 'definite',
-        })
+        throw new StoreError(
+          'IO',
+          `write ${quote(name)}: ${quote(at)} is a ${found.isSymbolicLink() ? 'link' : 'file'}, not a directory: move it away`,
+          {
+            outcome: 'definite',
+          },
+        )
       }
     }
     made.add(at)
@@ -171,7 +182,9 @@ async function makeParents(root: string, name: string, made: Set<string>): Promi
   }
   const there = await lstat(path).catch(() => undefined)
   if (there !== undefined && !there.isFile()) {
-    throw new StoreError('IO', `write ${quote(path)}: something that is not a file is there: move it away`, { outcome: 'definite' })
+    throw new StoreError('IO', `write ${quote(path)}: something that is not a file is there: move it away`, {
+      outcome: 'definite',
+    })
   }
   return path
 }
@@ -193,21 +206,27 @@ export async function getTree(run: Run, source: string, dir: string): Promise<vo
   let bytes = 0
   try {
     await suggestBucket(run, bucket, () =>
-      forEachBounded(run.store.list(bucket, { ...run.limits, prefix }), transfersAtOnce, run.limits.signal, async (entry, signal) => {
-        if (entry.isPrefix) return
-        const path = await makeParents(root, entry.key.slice(prefix.length), made)
-        progress.grow(entry.size)
-        const object = await run.store.get(bucket, entry.key, { signal })
-        await writeTarget(path, object.stream())
-        files++
-        bytes += object.size
-        progress.add(object.size, plural(files, 'file'))
-      }),
+      forEachBounded(
+        run.store.list(bucket, { ...run.limits, prefix }),
+        transfersAtOnce,
+        run.limits.signal,
+        async (entry, signal) => {
+          if (entry.isPrefix) return
+          const path = await makeParents(root, entry.key.slice(prefix.length), made)
+          progress.grow(entry.size)
+          const object = await run.store.get(bucket, entry.key, { signal })
+          await writeTarget(path, object.stream())
+          files++
+          bytes += object.size
+          progress.add(object.size, plural(files, 'file'))
+        },
+      ),
     )
   } finally {
     progress.end()
   }
-  if (files === 0) throw new StoreError('NOT_FOUND', `nothing is stored below ${bucket}/${prefix}: look with "holdfast ls ${bucket}"`)
+  if (files === 0)
+    throw new StoreError('NOT_FOUND', `nothing is stored below ${bucket}/${prefix}: look with "holdfast ls ${bucket}"`)
   run.result({ bucket, prefix, files, bytes, dir }, `read ${plural(files, 'file')}, ${showBytes(bytes)}, into ${dir}`)
 }
 
@@ -217,15 +236,21 @@ export async function removeTree(run: Run, target: string): Promise<void> {
   const prefix = key === '' || key.endsWith('/') ? key : `${key}/`
   let removed = 0
   await suggestBucket(run, bucket, () =>
-    forEachBounded(run.store.list(bucket, { ...run.limits, prefix }), removalsAtOnce, run.limits.signal, async (entry, signal) => {
-      if (entry.isPrefix) return
-      await run.store.delete(bucket, entry.key, { signal }).catch((error: unknown) => {
-        // Somebody else removed it meanwhile: that is what was asked for.
-        if (!isStoreError(error) || error.code !== 'NOT_FOUND') throw error
-      })
-      removed++
-    }),
+    forEachBounded(
+      run.store.list(bucket, { ...run.limits, prefix }),
+      removalsAtOnce,
+      run.limits.signal,
+      async (entry, signal) => {
+        if (entry.isPrefix) return
+        await run.store.delete(bucket, entry.key, { signal }).catch((error: unknown) => {
+          // Somebody else removed it meanwhile: that is what was asked for.
+          if (!isStoreError(error) || error.code !== 'NOT_FOUND') throw error
+        })
+        removed++
+      },
+    ),
   )
-  if (removed === 0) throw new StoreError('NOT_FOUND', `nothing is stored below ${bucket}/${prefix}: look with "holdfast ls ${bucket}"`)
+  if (removed === 0)
+    throw new StoreError('NOT_FOUND', `nothing is stored below ${bucket}/${prefix}: look with "holdfast ls ${bucket}"`)
   run.result({ bucket, prefix, removed }, `removed ${plural(removed, 'object')} below ${bucket}/${prefix}`)
 }

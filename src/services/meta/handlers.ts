@@ -8,7 +8,7 @@
 
 import { type Command, encodeCommand, type Reply } from '../../core/meta/commands.ts'
 import { grantedTtlMs } from '../../core/meta/leases.ts'
-import { StoreError } from '../../model/errors.ts'
+import { isStoreError, StoreError } from '../../model/errors.ts'
 import { leaseSpan } from '../../model/ids.ts'
 import { limits } from '../../model/limits.ts'
 import { toHex } from '../../base/bytes.ts'
@@ -110,11 +110,7 @@ export function createCalls(deps: HandlerDeps): MetaCalls {
     stagePage: (request) => finish(write(toStagePage(request, now()))),
     commit: async (request) => toCommitReply(await write(toCommit(request, now()))),
     openObject: (request) => read((view) => openObject(view, control, request)),
-    // Pages of a manifest never change: what this leader has applied is as good as what is committed.
-    manifestPage: async (request) => {
-      mustLead(deps.replicator)
-      return withDisks(deps, (view) => manifestPage(view, control, request))
-    },
+    manifestPage: (request) => readPage(deps, request),
     listObjects: (request) => read((view) => listObjects(view, request)),
     commitChunks: async (request) => {
       const reply = await write(toCommitChunks(request, now()))
@@ -153,7 +149,7 @@ function notLeader(leader: readonly string[]): StoreError {
 
 /** A NOT_LEADER that does not say where the leader is, told anew with what is known now. */
 function withLeader(replicator: HandlerDeps['replicator'], error: unknown): unknown {
-  if (!(error instanceof StoreError) || error.code !== 'NOT_LEADER' || error.details.leader?.length) return error
+  if (!isStoreError(error) || error.code !== 'NOT_LEADER' || error.details.leader?.length) return error
   return notLeader(replicator.status().leaderAddresses)
 }
 
@@ -193,6 +189,23 @@ async function readState<T>(deps: HandlerDeps, work: (view: MetaSnapshot) => Pro
     throw withLeader(deps.replicator, error)
   }
   return withDisks(deps, work)
+}
+
+/**
+ * Pages of a manifest never change, so what this node has applied is as good as what is committed; that a page is gone is
+ * said only after a barrier, because a leader that was replaced may not know the manifest yet.
+ */
+async function readPage(
+  deps: HandlerDeps,
+  request: holdfast.v1.ManifestPageRequest,
+): Promise<holdfast.v1.ManifestPageReply.$Properties> {
+  mustLead(deps.replicator)
+  try {
+    return await withDisks(deps, (view) => manifestPage(view, deps.control, request))
+  } catch (error) {
+    if (!isStoreError(error) || error.code !== 'CHANGED') throw error
+    return readState(deps, (view) => manifestPage(view, deps.control, request))
+  }
 }
 
 async function withDisks<T>(deps: HandlerDeps, work: (view: MetaSnapshot) => Promise<T>): Promise<T> {

@@ -11,7 +11,7 @@ import { StoreError } from '../../model/errors.ts'
 import type { KvEntry, KvOperation, KvSnapshot } from '../../ports/kv.ts'
 
 /** Largest piece: one transfer message. */
-export const pieceBytesMax: number = 1024 * 1024
+const pieceBytesMax: number = 1024 * 1024
 
 const headBytes = 8
 

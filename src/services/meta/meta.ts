@@ -8,6 +8,7 @@
 
 import type { MetaConfig } from '../../config/types.ts'
 import { encodeCommand } from '../../core/meta/commands.ts'
+import type { RaftLimits } from '../../core/raft/types.ts'
 import { asStoreError } from '../../model/errors.ts'
 import type { Env } from '../../ports/env.ts'
 import type { NetServer } from '../../ports/net.ts'
@@ -39,9 +40,14 @@ export interface MetaNode {
   onFatal(handler: (reason: Error) => void): void
 }
 
-/** Puts a meta node together; touches nothing before `start`. */
-export function createMetaNode(env: Env, stores: MetaStores, config: MetaConfig): MetaNode {
-  return new Node(env, stores, config)
+/** Puts a meta node together; touches nothing before `start`. `limits` overrides Raft's defaults, for tests. */
+export function createMetaNode(
+  env: Env,
+  stores: MetaStores,
+  config: MetaConfig,
+  limits: Partial<RaftLimits> = {},
+): MetaNode {
+  return new Node(env, stores, config, limits)
 }
 
 class Node implements MetaNode {
@@ -57,12 +63,15 @@ class Node implements MetaNode {
   /** Term in which this node leads. */
   #leads: number | undefined
 
-  constructor(env: Env, stores: MetaStores, config: MetaConfig) {
+  constructor(env: Env, stores: MetaStores, config: MetaConfig, limits: Partial<RaftLimits>) {
     this.#env = env
     this.#machine = createMachine(stores)
-    this.#replicator = createReplicator(env, stores, this.#machine, config)
+    this.#replicator = createReplicator(env, stores, this.#machine, config, limits)
     this.#control = createControl(env, { replicator: this.#replicator, queries: this.#machine.queries }, config)
-    this.#replicator.onApplied((index, results) => this.#control.onApplied(index, results))
+    this.#replicator.onApplied((index, results) => {
+      env.metrics.gauge('holdfast_meta_applied_index', 'Raft index of the last applied entry.', index)
+      this.#control.onApplied(index, results)
+    })
     this.#replicator.onLeadership((term) => this.#onLeadership(term))
     this.#replicator.onFatal((reason) => {
       this.#fatal = true
@@ -122,6 +131,7 @@ class Node implements MetaNode {
 
   #onLeadership(term: number | undefined): void {
     this.#leads = term
+    this.#env.metrics.gauge('holdfast_meta_leader', '1 while this node leads.', term === undefined ? 0 : 1)
     if (term === undefined) {
       this.#control.resign()
       return

@@ -9,8 +9,7 @@
  * invariant is fatal: the node stops voting and serving and never writes again; every waiter is settled.
  */
 
-import { emptyBytes } from '../../base/bytes.ts'
-import { asStoreError, StoreError } from '../../model/errors.ts'
+import { StoreError } from '../../model/errors.ts'
 import type { ClusterId, NodeId } from '../../model/ids.ts'
 import type { Timer } from '../../ports/clock.ts'
 import type { Env } from '../../ports/env.ts'
@@ -20,23 +19,14 @@ import type { NetServer } from '../../ports/net.ts'
 import type { MetaConfig } from '../../config/types.ts'
 import type { Message, SnapshotOffer } from '../../core/raft/messages.ts'
 import { Raft } from '../../core/raft/raft.ts'
-import {
-  type AppendTask,
-  type ApplyTask,
-  defaultRaftLimits,
-  type Entry,
-  type FetchTask,
-  type Member,
-  type RaftLimits,
-  type Ready,
-} from '../../core/raft/types.ts'
+import { defaultRaftLimits, type Member, type RaftLimits, type Ready } from '../../core/raft/types.ts'
 import type { Reply } from '../../core/meta/commands.ts'
 import { raftMethods } from '../../wire/methods.ts'
 import { Formation } from './formation.ts'
-import type { HardStateSlots } from './hard-state.ts'
 import type { LogStore } from './log-store.ts'
 import { bootRaft } from './raft-boot.ts'
 import { unknownOutcome, Waiters } from './raft-waiters.ts'
+import { Lanes } from './raft-lanes.ts'
 import { Leadership } from './raft-leadership.ts'
 import { Snapshots } from './raft-snapshots.ts'
 import { statusOf } from './raft-status.ts'
@@ -71,16 +61,14 @@ export function createReplicator(
 
 /** Proposals that wait to be applied; beyond it, callers are told to come back. */
 const waitersMax = 32768
-/** Ticks without an append after which the closing watermark is written. */
-const idleTicks = 10
 
 /** What exists only while the node runs. */
 interface Running {
   readonly core: Raft
   readonly store: LogStore
-  readonly slots: HardStateSlots
   readonly transport: Transport
   readonly self: LinkIdentity
+  readonly lanes: Lanes
   readonly snapshots: Snapshots
 }
 
@@ -97,12 +85,6 @@ class RaftHost implements RaftReplicator {
   #phase: 'new' | 'running' | 'stopping' | 'stopped' = 'new'
   #timer: Timer | undefined
   #pumpQueued = false
-  /** One user of the state machine at a time. */
-  #machineQueue: Promise<void> = Promise.resolve()
-  /** Lanes under way, to be waited for at stop. */
-  readonly #tasks = new Set<Promise<void>>()
-  #compacting = false
-  #idleTicks = 0
   #fatalReason: Error | undefined
   readonly #leadership: Leadership
   readonly #appliedHandlers: ((index: number, results: readonly AppliedReply[]) => void)[] = []
@@ -183,22 +165,36 @@ class RaftHost implements RaftReplicator {
       onMessages: (messages) => this.#receive(messages),
       onUnreachable: (id) => this.#core((raft) => raft.unreachable(id)),
     })
-    const snapshots = new Snapshots({
+    const shared = {
       env: this.#env,
       machine: this.#machine,
       core,
       store,
+      use: (step: (raft: Raft) => void) => this.#core(step),
+      pump: () => this.#pump(),
+      failed: () => this.#fatalReason !== undefined || this.#phase === 'stopped',
+      fatal: (error: unknown) => this.#fatal(error),
+    }
+    const lanes = new Lanes({
+      ...shared,
+      slots,
+      transport,
+      limits: this.#limits,
+      tickMs: this.#config.raft.tickMs,
+      installing: () => snapshots.installing,
+      applied: (entries, results) => this.#applied(entries, results),
+      // What was started before a stop still ends in order.
+      failed: () => this.#fatalReason !== undefined,
+    })
+    const snapshots = new Snapshots({
+      ...shared,
       self,
       signal: this.#abort.signal,
       addressOf: (id) => this.#addressesOf(id)[0] ?? '',
-      onMachine: (task) => this.#onMachine(task),
-      use: (step) => this.#core(step),
-      pump: () => this.#pump(),
-      progress: () => Promise.race([...this.#tasks, this.#turn()]),
-      failed: () => this.#fatalReason !== undefined || this.#phase === 'stopped',
-      fatal: (error) => this.#fatal(error),
+      onMachine: (task) => lanes.onMachine(task),
+      progress: () => lanes.progress(),
     })
-    this.#running = { core, store, slots, transport, self, snapshots }
+    this.#running = { core, store, transport, self, lanes, snapshots }
     this.#phase = 'running'
     this.#env.log.info('raft started', { term: core.view.term, last: core.view.lastIndex, applied })
     if (core.config.config.members.length === 1) core.campaign()
@@ -222,7 +218,7 @@ class RaftHost implements RaftReplicator {
       if (this.#phase !== 'running' && this.#phase !== 'stopping') return
       this.#armTimer()
       this.#core((raft) => raft.tick())
-      this.#idle()
+      this.#running?.lanes.tick()
     })
   }
 
@@ -276,119 +272,15 @@ class RaftHost implements RaftReplicator {
     running.transport.queue(ready.send)
     for (const token of ready.droppedReads) this.#waiters.dropRead(token, this.#notLeader())
     for (const { token, index } of ready.reads) this.#waiters.confirmRead(token, index, running.core.view.applied)
-    const { append, apply } = ready
-    if (append !== undefined) this.#append(running, append)
-    if (apply !== undefined) this.#run(() => this.#onMachine(() => this.#apply(running, apply)))
-    for (const fetch of ready.fetches) this.#run(() => this.#fetch(running, fetch))
-    for (const { to, term } of ready.snapshots) this.#run(() => running.snapshots.send(to, term))
+    running.lanes.carryOut(ready)
+    for (const { to, term } of ready.snapshots) running.lanes.run(() => running.snapshots.send(to, term))
   }
 
-  /** Starts a task whose failure is fatal, and remembers it for stop. */
-  #run(task: () => Promise<void>): void {
-    const run: Promise<void> = task()
-      .catch((error: unknown) => {
-        this.#fatal(error)
-      })
-      .finally(() => this.#tasks.delete(run))
-    this.#tasks.add(run)
-  }
-
-  /** One turn of waiting that always ends: for loops that look again when any lane moved. */
-  #turn(): Promise<void> {
-    return new Promise((resolve) => {
-      this.#env.clock.after(this.#config.raft.tickMs, resolve)
-    })
-  }
-
-  /** Runs `task` when nobody else uses the state machine. */
-  #onMachine(task: () => Promise<void>): Promise<void> {
-    const run = this.#machineQueue.then(task)
-    this.#machineQueue = run.catch(() => undefined)
-    return run
-  }
-
-  #append(running: Running, task: AppendTask): void {
-    this.#idleTicks = 0
-    if (!task.mustSync) this.#appended(running, task)
-    else {
-      this.#run(async () => {
-        // The slots first: when the two copies differ after a crash, the newer vote must be the one that was acted upon.
-        if (task.hardState !== undefined) await running.slots.save(task.hardState)
-        await running.store.append(task.truncateFrom, task.entries, task.hardState, task.commit)
-        if (this.#fatalReason !== undefined) return
-        this.#appended(running, task)
-        this.#pump()
-      })
-    }
-  }
-
-  #appended(running: Running, task: AppendTask): void {
-    running.core.appendDone(task.seq)
-    running.transport.queue(task.sendAfter)
-  }
-
-  async #apply(running: Running, task: ApplyTask): Promise<void> {
-    // A snapshot that was installed meanwhile covers these entries.
-    if (running.core.view.applied >= task.last || this.#fatalReason !== undefined) return
-    let next = task.first
-    while (next <= task.last) {
-      const group = task.entries ?? (await running.store.read(next, task.last, this.#limits.applyBytes))
-      const entries = group.map(toApplied)
-      const last = entries.at(-1)?.index
-      if (last === undefined) throw new StoreError('DATA_LOST', `apply: entry ${next} is not in the raft log`)
-      const results = await this.#machine.apply(entries)
-      next = last + 1
-      if (this.#fatalReason !== undefined) return
-      if (next > task.last) running.core.applyDone(task.last)
-      this.#waiters.applied(entries, results)
-      for (const handler of this.#appliedHandlers) handler(last, results)
-    }
-    this.#compactIfLarge(running)
-    this.#pump()
-  }
-
-  async #fetch(running: Running, task: FetchTask): Promise<void> {
-    let entries: Entry[] = []
-    try {
-      entries = await running.store.read(task.first, task.last, task.bytes)
-    } catch (error) {
-      // Compacted away meanwhile: the core will send a snapshot instead.
-      if (task.first > running.store.baseIndex) throw error
-    }
-    if (task.first <= running.store.baseIndex) entries = []
-    this.#core((raft) => raft.fetched(task.to, entries))
-  }
-
-  /** Drops the prefix that is applied, when there is a lot of it; keeps a margin, and what slow followers still need. */
-  #compactIfLarge(running: Running): void {
-    const { core, store } = running
-    const { compactEntries, compactBytes, trailingEntries } = this.#limits
-    const { applied } = core.view
-    const kept = applied - core.log.baseIndex
-    const entriesOver = kept / compactEntries
-    const bytesOver = store.bytes / compactBytes
-    const over = Math.max(entriesOver, bytesOver)
-    if (this.#compacting || running.snapshots.installing || over <= 1) return
-    let target = applied - Math.min(trailingEntries, Math.floor(kept / 4))
-    // A follower that is merely slow is spared the snapshot, up to four times the size.
-    if (over <= 4) target = Math.min(target, core.slowestMatch())
-    const term = core.log.term(target)
-    if (target <= core.log.baseIndex || term === undefined) return
-    this.#compacting = true
-    const config = core.log.configAt(target)
-    core.compacted(target)
-    this.#run(async () => {
-      await store.compact(target, term, config)
-      this.#compacting = false
-    })
-  }
-
-  /** When nothing was appended for a while, the watermark catches up with the log, so that its end is covered too. */
-  #idle(): void {
-    const running = this.#running
-    if (running === undefined || !running.store.watermarkBehind || ++this.#idleTicks < idleTicks) return
-    this.#idleTicks = 0
-    this.#run(() => running.store.closeWatermark(Math.min(running.core.view.commit, running.store.lastIndex)))
+  #applied(entries: readonly AppliedEntry[], results: readonly AppliedReply[]): void {
+    this.#waiters.applied(entries, results)
+    const last = entries.at(-1)?.index
+    if (last === undefined) return
+    for (const handler of this.#appliedHandlers) handler(last, results)
   }
 
   propose(payload: Uint8Array): Promise<Reply> {
@@ -479,11 +371,7 @@ class RaftHost implements RaftReplicator {
     running.transport.stop()
     this.#leadership.withdraw()
     this.#waiters.failAll(unknownOutcome, () => this.#notServing())
-    await Promise.all([...this.#tasks])
-    await this.#machineQueue
-    if (this.#fatalReason === undefined && running.store.watermarkBehind) {
-      await running.store.closeWatermark(Math.min(running.core.view.commit, running.store.lastIndex))
-    }
+    await running.lanes.drain()
     await running.store.close()
   }
 
@@ -508,11 +396,6 @@ class RaftHost implements RaftReplicator {
       this.#leadership.watch(wake)
     })
   }
-}
-
-function toApplied(entry: Entry): AppliedEntry {
-  const { index, term } = entry
-  return { index, term, payload: entry.type === 'command' ? entry.payload : emptyBytes }
 }
 
 function overloaded(): StoreError {

@@ -7,6 +7,7 @@
  */
 
 import { compareBytes, toHex, utf8 } from '../../base/bytes.ts'
+import { bucketsMax } from '../../core/meta/namespace.ts'
 import { keyAfterPrefix } from '../../core/meta/keys.ts'
 import type { ChunkRecord, ObjectRecord, PageChunk, StoredReplicaState } from '../../core/meta/records.ts'
 import { StoreError } from '../../model/errors.ts'
@@ -26,8 +27,6 @@ export interface DiskView {
   replicaState(disk: DiskNumber, stored: StoredReplicaState): ReplicaState
 }
 
-/** Most buckets there can be (core/meta/namespace.ts), in one answer. */
-const bucketsMax = 10_000
 /** Objects read at once while a list folds prefixes. */
 const foldingBatch = 128
 

@@ -13,7 +13,7 @@ import { metaMethods, type SessionCall } from '../../wire/methods.ts'
 import type { MetaCalls } from './handlers.ts'
 
 /** Calls in flight over all clients: about 100 MB if all were the largest commit. */
-export const callsMax = 4_096
+const callsMax = 4_096
 /** Calls in flight on one session. */
 const sessionCallsMax = 1_024
 const overloadedRetryMs = 50
@@ -163,7 +163,7 @@ async function answer(request: holdfast.v1.MetaRequest, calls: MetaCalls, gate: 
 }
 
 /** An error as a session's reply carries it. */
-export function errorDetail(error: StoreError): holdfast.v1.ErrorDetail.$Properties {
+function errorDetail(error: StoreError): holdfast.v1.ErrorDetail.$Properties {
   return {
     code: error.code,
     message: error.message,

@@ -175,7 +175,9 @@ class Session {
     this.#timer.cancel()
     const nowMs = this.#env.clock.monotonicMs()
     if (nowMs - this.#lastBeatMs > this.#options.metaSilenceMs) {
-      this.#drop(new StoreError('TIMEOUT', `meta leader: no answer to heartbeats for ${this.#options.metaSilenceMs} ms`))
+      this.#drop(
+        new StoreError('TIMEOUT', `meta leader: no answer to heartbeats for ${this.#options.metaSilenceMs} ms`),
+      )
       return
     }
     const heartbeat = this.#attach.nextHeartbeat()
@@ -208,6 +210,7 @@ export class Attach {
   #sequence = 0
   #termSeen = 0
   #wrongCluster = 0
+  #lossLogged: string | undefined
   #stopped = false
 
   constructor(env: Env, disks: Disks, options: AttachOptions) {
@@ -318,6 +321,7 @@ export class Attach {
     this.#hints = []
     this.#hintsInRow = 0
     this.#wrongCluster = 0
+    this.#lossLogged = undefined
     this.#env.log.info('attached to meta leader', { term })
   }
 
@@ -326,7 +330,7 @@ export class Attach {
     this.#session = undefined
     this.#findings.detach()
     if (this.#stopped) return
-    this.#env.log.info('not attached to a meta leader', { code: error?.code, reason: error?.message })
+    this.#logLoss(error)
     if (error !== undefined && this.#isFatal(error)) {
       this.#stopped = true
       this.#options.onFatal(error)
@@ -341,6 +345,14 @@ export class Attach {
     }
     this.#hintsInRow = 0
     this.#retry = this.#env.clock.after(this.#backoff.next(this.#env.entropy.unit()), () => this.#connect())
+  }
+
+  /** A line when it begins and when the reason changes, not one for each try. */
+  #logLoss(error: StoreError | undefined): void {
+    const code = error?.code ?? 'ended'
+    if (code === this.#lossLogged) return
+    this.#lossLogged = code
+    this.#env.log.info('not attached to a meta leader', { code, reason: error?.message })
   }
 
   /** One wrong address among right ones is only skipped; when every one refuses, trying on would hide the mistake. */

@@ -9,7 +9,9 @@
 import { equalBytes } from '../../base/bytes.ts'
 import { asStoreError, StoreError } from '../../model/errors.ts'
 import { blockCount } from '../../model/limits.ts'
+import type { Timer } from '../../ports/clock.ts'
 import type { Env } from '../../ports/env.ts'
+import type { Duplex } from '../../ports/net.ts'
 import { storageMethods } from '../../wire/methods.ts'
 import type { holdfast } from '../../wire/messages.ts'
 import type { ChunkWriter, DiskEngine } from './types.ts'
@@ -54,89 +56,147 @@ function checkSums(env: Env, order: CopyOrder, begin: holdfast.v1.GetBegin): voi
 }
 
 /** One pull from one address. Resolves when the chunk is durable. */
-function pull(env: Env, engine: DiskEngine, order: CopyOrder, source: CopySource, address: string, signal: AbortSignal) {
-  return new Promise<void>((resolve, reject) => {
-    const stream = env.net.open(address, storageMethods.chunks)
-    const stop = new AbortController()
-    let writer: ChunkWriter | undefined
-    let received = 0
-    let settled = false
-    let timer = arm()
+class Pull {
+  readonly #env: Env
+  readonly #engine: DiskEngine
+  readonly #order: CopyOrder
+  readonly #doing: string
+  readonly #stream: Duplex<holdfast.v1.ChunkRequest.$Properties, ChunkReply>
+  readonly #stop = new AbortController()
+  readonly #resolve: () => void
+  readonly #reject: (error: StoreError) => void
+  #timer: Timer
+  #writer: ChunkWriter | undefined
+  #received = 0
+  #over = false
 
-    function arm() {
-      return env.clock.after(quietMs, () => fail(new StoreError('TIMEOUT', `copy chunk ${order.chunk}: ${address} went quiet`)))
-    }
-    function settle(): boolean {
-      if (settled) return false
-      settled = true
-      timer.cancel()
-      signal.removeEventListener('abort', onAbort)
-      stream.destroy()
-      return true
-    }
-    function fail(error: unknown): void {
-      if (!settle()) return
-      stop.abort()
-      writer?.abort()
-      reject(asStoreError(error, `copy chunk ${order.chunk} from ${address}`))
-    }
-    function onAbort(): void {
-      fail(new StoreError('TIMEOUT', `copy chunk ${order.chunk}: not done before the order's deadline`))
-    }
-    function begin(message: holdfast.v1.GetBegin): void {
-      checkSums(env, order, message)
-      stream.pause()
-      const request = {
-        id: order.chunk,
-        length: order.length,
-        lease: 0,
-        blockSums: message.blockSums.slice(),
-        root: order.root,
-        replace: order.replace,
+  constructor(env: Env, engine: DiskEngine, order: CopyOrder, address: string, settle: Settle) {
+    this.#env = env
+    this.#engine = engine
+    this.#order = order
+    this.#doing = `copy chunk ${order.chunk} from ${address}`
+    this.#resolve = settle.resolve
+    this.#reject = settle.reject
+    this.#timer = this.#arm()
+    this.#stream = env.net.open(address, storageMethods.chunks)
+    this.#stream.onMessage((message) => this.#receive(message))
+    this.#stream.onClose((error) =>
+      this.fail(error ?? new StoreError('UNAVAILABLE', `${this.#doing}: the stream ended early`)),
+    )
+  }
+
+  start(disk: number): void {
+    if (!this.#over) this.#stream.send({ request: 1, get: { id: this.#order.chunk, disk } })
+  }
+
+  fail(error: unknown): void {
+    if (this.#over) return
+    this.#finish()
+    this.#stop.abort()
+    this.#writer?.abort()
+    this.#reject(asStoreError(error, this.#doing))
+  }
+
+  #arm(): Timer {
+    return this.#env.clock.after(quietMs, () =>
+      this.fail(new StoreError('TIMEOUT', `${this.#doing}: nothing came for ${quietMs} ms`)),
+    )
+  }
+
+  #finish(): void {
+    this.#over = true
+    this.#timer.cancel()
+    this.#stream.destroy()
+  }
+
+  #receive(message: ChunkReply): void {
+    if (this.#over) return
+    this.#timer.cancel()
+    this.#timer = this.#arm()
+    try {
+      if (message.failure) {
+        const { code, message: reason } = message.failure
+        throw new StoreError('UNAVAILABLE', `${this.#doing}: the source answered ${code}: ${reason}`)
       }
-      engine.beginPut(request, stop.signal).then((admitted) => {
-        if (settled) {
-          admitted.abort()
+      if (message.getBegin) this.#begin(message.getBegin)
+      else if (message.getData) this.#take(message.getData.data)
+    } catch (error) {
+      this.fail(error)
+    }
+  }
+
+  #begin(message: holdfast.v1.GetBegin): void {
+    const order = this.#order
+    checkSums(this.#env, order, message)
+    const blockSums = message.blockSums.slice()
+    const request = {
+      id: order.chunk,
+      length: order.length,
+      lease: 0,
+      blockSums,
+      root: order.root,
+      replace: order.replace,
+    }
+    // Room for the chunk is waited for here; the source is no longer the one that is quiet.
+    this.#stream.pause()
+    this.#timer.cancel()
+    this.#engine.beginPut(request, this.#stop.signal).then(
+      (writer) => {
+        if (this.#over) {
+          writer.abort()
           return
         }
-        writer = admitted
-        stream.resume()
-      }, fail)
-    }
-    function take(bytes: Uint8Array): void {
-      if (writer === undefined) throw new StoreError('CORRUPT', `copy chunk ${order.chunk}: bytes before the beginning`)
-      writer.write(bytes)
-      received += bytes.length
-      if (received < order.length) return
-      const complete = writer
-      // From here on the engine owns it: an abort can no longer undo it.
-      writer = undefined
-      settle()
-      complete.commit().then(() => resolve(), reject)
-    }
-    function receive(message: ChunkReply): void {
-      timer.cancel()
-      timer = arm()
-      if (message.failure) {
-        throw new StoreError('UNAVAILABLE', `${source.node} answered ${message.failure.code}: ${message.failure.message}`)
-      }
-      if (message.getBegin) begin(message.getBegin)
-      else if (message.getData) take(message.getData.data)
-    }
+        this.#writer = writer
+        this.#timer = this.#arm()
+        this.#stream.resume()
+      },
+      (error: unknown) => this.fail(error),
+    )
+  }
 
-    signal.addEventListener('abort', onAbort)
-    stream.onMessage((message) => {
-      if (settled) return
-      try {
-        receive(message)
-      } catch (error) {
-        fail(error)
-      }
+  #take(bytes: Uint8Array): void {
+    const writer = this.#writer
+    if (writer === undefined) throw new StoreError('CORRUPT', `${this.#doing}: bytes came before the beginning`)
+    writer.write(bytes)
+    this.#received += bytes.length
+    if (this.#received < this.#order.length) return
+    // From here on the engine owns the writer: an abort can no longer undo it.
+    this.#writer = undefined
+    this.#finish()
+    writer.commit().then(
+      () => this.#resolve(),
+      (error: unknown) => this.#reject(asStoreError(error, this.#doing)),
+    )
+  }
+}
+
+interface Settle {
+  readonly resolve: () => void
+  readonly reject: (error: StoreError) => void
+}
+
+async function pull(
+  env: Env,
+  engine: DiskEngine,
+  order: CopyOrder,
+  source: CopySource,
+  address: string,
+  signal: AbortSignal,
+): Promise<void> {
+  const late = (): StoreError =>
+    new StoreError('TIMEOUT', `copy chunk ${order.chunk}: not done before the order's deadline`)
+  if (signal.aborted) throw late()
+  let onAbort = (): void => undefined
+  try {
+    await new Promise<void>((resolve, reject) => {
+      const running = new Pull(env, engine, order, address, { resolve, reject })
+      onAbort = () => running.fail(late())
+      signal.addEventListener('abort', onAbort)
+      running.start(source.disk)
     })
-    stream.onClose((error) => fail(error ?? new StoreError('UNAVAILABLE', `${address} ended the stream early`)))
-    if (signal.aborted) onAbort()
-    else stream.send({ request: 1, get: { id: order.chunk, offset: 0, length: 0, disk: source.disk } })
-  })
+  } finally {
+    signal.removeEventListener('abort', onAbort)
+  }
 }
 
 /** Errors of this disk, for which another source is no remedy. */
@@ -157,7 +217,13 @@ export async function copyChunk(env: Env, engine: DiskEngine, order: CopyOrder, 
         return order.length
       } catch (error) {
         last = asStoreError(error, `copy chunk ${order.chunk}`)
-        env.log.info('copy source failed', { chunk: order.chunk, node: source.node, address, code: last.code, reason: last.message })
+        env.log.info('copy source failed', {
+          chunk: order.chunk,
+          node: source.node,
+          address,
+          code: last.code,
+          reason: last.message,
+        })
         if (signal.aborted || isOwnFault(last)) throw last
       }
     }

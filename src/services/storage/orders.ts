@@ -193,7 +193,10 @@ export class Orders {
 
   async #delete(slot: DiskSlot, order: holdfast.v1.Delete): Promise<Outcome> {
     if (order.generation !== slot.generation) {
-      throw new StoreError('FENCED', `delete on disk ${order.disk}: ordered for generation ${order.generation}, it is ${slot.generation}`)
+      throw new StoreError(
+        'FENCED',
+        `delete on disk ${order.disk}: ordered for generation ${order.generation}, it is ${slot.generation}`,
+      )
     }
     await slot.engine.delete(chunkIds(order.ids))
     return {}
@@ -213,7 +216,10 @@ export class Orders {
 
 function chunkIds(ids: readonly number[]): ChunkId[] {
   if (ids.length > limits.reportPageMax) {
-    throw new StoreError('INVALID_ARGUMENT', `an order names ${ids.length} chunks: at most ${limits.reportPageMax} are allowed`)
+    throw new StoreError(
+      'INVALID_ARGUMENT',
+      `an order names ${ids.length} chunks: at most ${limits.reportPageMax} are allowed`,
+    )
   }
   return ids.map((id) => safeCounter(id, 'ids'))
 }

@@ -54,7 +54,10 @@ async function readWhole(reader: ChunkReader): Promise<holdfast.v1.GetChunkReply
   try {
     const { length, root, blockSums, offset, bytes } = reader
     if (bytes > limits.unaryChunkBytesMax) {
-      throw new StoreError('INVALID_ARGUMENT', `read chunk: ${bytes} bytes in one message; ask for at most 1 MiB or use Chunks`)
+      throw new StoreError(
+        'INVALID_ARGUMENT',
+        `read chunk: ${bytes} bytes in one message; ask for at most 1 MiB or use Chunks`,
+      )
     }
     const pieces: Uint8Array[] = []
     for (;;) {
@@ -122,7 +125,10 @@ class StorageNodeService implements StorageNode {
   async #putChunk(request: holdfast.v1.PutChunkRequest, context: CallContext): Promise<PutDoneOut> {
     if (!request.begin) throw new StoreError('INVALID_ARGUMENT', 'store a chunk: the field begin is missing')
     if (request.data.length !== request.begin.length || request.data.length > limits.unaryChunkBytesMax) {
-      throw new StoreError('INVALID_ARGUMENT', 'store a chunk: data must be begin.length bytes, at most 1 MiB; use Chunks for more')
+      throw new StoreError(
+        'INVALID_ARGUMENT',
+        'store a chunk: data must be begin.length bytes, at most 1 MiB; use Chunks for more',
+      )
     }
     const plan = planPut(this.#disks, request.begin)
     this.#inflightBytes += plan.request.length
@@ -171,7 +177,10 @@ class StorageNodeService implements StorageNode {
     const closed = await Promise.allSettled(this.#engines.map((engine) => engine.close()))
     for (const [i, result] of closed.entries()) {
       if (result.status === 'fulfilled') continue
-      this.#env.log.error('disk did not close in order', { path: this.#engines[i]?.path, reason: String(result.reason) })
+      this.#env.log.error('disk did not close in order', {
+        path: this.#engines[i]?.path,
+        reason: String(result.reason),
+      })
     }
   }
 

@@ -37,9 +37,9 @@ describe('health', () => {
       nowMs = watch.nextMs() ?? 0
       expect(watch.feed({ kind: 'time' }, nowMs)).to.deep.equal([{ kind: 'probe', node }])
     }
-    expect(watch.feed({ kind: 'probed', node, outcome: 'refused' }, nowMs).map((verdict) => verdict.kind)).to.deep.equal([
-      'down',
-    ])
+    expect(
+      watch.feed({ kind: 'probed', node, outcome: 'refused' }, nowMs).map((verdict) => verdict.kind),
+    ).to.deep.equal(['down'])
     expect(nowMs).to.be.below(1100)
   })
 

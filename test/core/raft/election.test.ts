@@ -153,6 +153,21 @@ describe('raft elections', () => {
     expect(node.raft.view).to.include({ role: 'candidate', term: 2 })
   })
 
+  it('a node that hears its leader supports no election, except one that the leader asked for', () => {
+    const net = TestNetwork.of(three)
+    net.elect('a')
+    net.tick(2)
+    const ask = (pre: boolean, forced: boolean): void =>
+      net.node('b').raft.step({ kind: 'vote', from: 'c', to: 'b', term: 3, pre, forced, lastIndex: 9, lastTerm: 2 })
+    ask(false, false)
+    ask(true, false)
+    expect(net.node('b').raft.view).to.include({ term: 2, leader: 'a' })
+    expect(net.node('b').work()).to.deep.equal([])
+    ask(false, true)
+    expect(net.node('b').raft.view.term).to.equal(3)
+    expect(net.node('b').work()[0]).to.include({ kind: 'voteReply', granted: true })
+  })
+
   it('a leader without a quorum steps down and refuses proposals', () => {
     const net = TestNetwork.of(three)
     net.elect('a')

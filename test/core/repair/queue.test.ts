@@ -38,12 +38,7 @@ function plan(item: RepairItem<Facts>, view: SlotView) {
 }
 
 function before(a: RepairItem<Facts>, b: RepairItem<Facts>): boolean {
-  const rank = (item: RepairItem<Facts>) => [
-    repairClasses.indexOf(item.class),
-    item.attempts,
-    item.sinceMs,
-    item.chunk,
-  ]
+  const rank = (item: RepairItem<Facts>) => [repairClasses.indexOf(item.class), item.attempts, item.sinceMs, item.chunk]
   const left = rank(a)
   const right = rank(b)
   const at = left.findIndex((value, i) => value !== right[i])
@@ -142,8 +137,34 @@ describe('repair queue', () => {
     put(1, 'degraded')
     put(2, 'last-copy')
     expect(queue.start(0, plan).map((one) => one.item.chunk)).to.deep.equal([2])
-    expect(queue.nextMs()).to.equal(1000)
+    expect(queue.nextMs(0)).to.equal(1000)
     expect(queue.start(1000, plan).map((one) => one.item.chunk)).to.deep.equal([1])
+  })
+
+  it('has no time to wait for while slots are busy, and the next wait otherwise', () => {
+    const queue = new RepairQueue<CopyPlan, Facts>({ copiesMax: 1, copiesPerNode: 1 }, 10)
+    const put = (chunk: number, readyMs: number): void =>
+      queue.put(chunk, { class: 'degraded', sinceMs: 0, readyMs, facts: { source: 'a', target: 'b' } })
+    put(1, 0)
+    put(2, 0)
+    expect(queue.start(0, plan)).to.have.length(1)
+    expect(queue.nextMs(0)).to.equal(undefined)
+    put(3, 700)
+    expect(queue.nextMs(0)).to.equal(700)
+  })
+
+  it('looks behind any number of items that cannot start', () => {
+    const queue = new RepairQueue<CopyPlan, Facts>(slots, 2000)
+    for (let chunk = 1; chunk <= 1500; chunk++) {
+      const target = chunk <= 1400 ? undefined : 'b'
+      queue.put(chunk, { class: 'degraded', sinceMs: 0, readyMs: 0, facts: { source: 'a', target } })
+    }
+    const started: number[] = []
+    for (let calls = 0; calls < 10 && started.length === 0; calls++) {
+      started.push(...queue.start(0, plan).map((one) => one.item.chunk))
+      if (started.length === 0) expect(queue.nextMs(0)).to.equal(0)
+    }
+    expect(started).to.deep.equal([1401, 1402])
   })
 
   it('keeps the backoff of a failed copy when news of the same shortfall come', () => {

@@ -142,7 +142,10 @@ export class World {
     )
   }
 
-  async node(id: string, options: NodeOptions = {}): Promise<{ node: StorageNode; address: string; engines: DiskEngine[] }> {
+  async node(
+    id: string,
+    options: NodeOptions = {},
+  ): Promise<{ node: StorageNode; address: string; engines: DiskEngine[] }> {
     const engines: DiskEngine[] = []
     for (let i = 0; i < (options.disks ?? 1); i++) engines.push(await this.disk(options.arenaBytes))
     const config = {
@@ -201,6 +204,7 @@ export class ChunkClient {
   readonly failures = new Map<number, holdfast.v1.Failure>()
   readonly begins = new Map<number, holdfast.v1.GetBegin>()
   readonly pieces = new Map<number, Uint8Array[]>()
+  readonly #receivedBytes = new Map<number, number>()
   closed: StoreError | undefined | 'open' = 'open'
 
   constructor(env: Env, address: string) {
@@ -210,11 +214,18 @@ export class ChunkClient {
       if (reply.putDone) this.done.set(request, reply.putDone)
       if (reply.failure) this.failures.set(request, reply.failure)
       if (reply.getBegin) this.begins.set(request, reply.getBegin)
-      if (reply.getData) this.pieces.set(request, [...(this.pieces.get(request) ?? []), reply.getData.data])
+      if (reply.getData) this.#take(request, reply.getData.data)
     })
     this.stream.onClose((error) => {
       this.closed = error
     })
+  }
+
+  #take(request: number, bytes: Uint8Array): void {
+    const pieces = this.pieces.get(request) ?? []
+    pieces.push(bytes)
+    this.pieces.set(request, pieces)
+    this.#receivedBytes.set(request, (this.#receivedBytes.get(request) ?? 0) + bytes.length)
   }
 
   /** Sends a whole put. */
@@ -238,6 +249,8 @@ export class ChunkClient {
   }
 
   complete(request: number): boolean {
-    return this.failures.has(request) || this.received(request).length === (this.begins.get(request)?.bytes ?? -1)
+    return (
+      this.failures.has(request) || (this.#receivedBytes.get(request) ?? 0) === (this.begins.get(request)?.bytes ?? -1)
+    )
   }
 }

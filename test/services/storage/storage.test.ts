@@ -54,7 +54,12 @@ describe('storage node', () => {
       expect(client.received(3).equals(big)).equal(true)
       expect(client.received(4).equals(small)).equal(true)
       expect(client.begins.get(5)).include({ offset: 65_536, length: big.length })
-      expect(client.received(5).subarray(70_000 - 65_536, 70_010 - 65_536).equals(big.subarray(70_000, 70_010))).equal(true)
+      expect(
+        client
+          .received(5)
+          .subarray(70_000 - 65_536, 70_010 - 65_536)
+          .equals(big.subarray(70_000, 70_010)),
+      ).equal(true)
       client.stream.end()
       await until(() => client.closed !== 'open', 'the stream ends in order')
       expect(client.closed).equal(undefined)
@@ -141,7 +146,11 @@ describe('storage node', () => {
       const bytes = chunkBytes(4 * MiB)
       const sums = world.sums(bytes)
       for (let i = 0; i < 24; i++) client.put(i, { id: 200 + i, ...sums }, bytes)
-      await until(() => Array.from({ length: 24 }, (_, i) => client.answered(i)).every(Boolean), 'all are answered', 30_000)
+      await until(
+        () => Array.from({ length: 24 }, (_, i) => client.answered(i)).every(Boolean),
+        'all are answered',
+        30_000,
+      )
       expect(client.failures.size).equal(0)
     })
 

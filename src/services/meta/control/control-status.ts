@@ -139,7 +139,8 @@ function codesOf(
   const add = (code: string, severity: 'warning' | 'critical', summary: string): void => {
     codes.push({ code, severity, summary })
   }
-  if (counts.lost > 0) add('CHUNKS_LOST', 'critical', `${plural(counts.lost, 'chunk')} without a copy now: bring nodes back`)
+  if (counts.lost > 0)
+    add('CHUNKS_LOST', 'critical', `${plural(counts.lost, 'chunk')} without a copy now: bring nodes back`)
   if (counts.lastCopy > 0) add('CHUNKS_LAST_COPY', 'critical', `${plural(counts.lastCopy, 'chunk')} with one copy left`)
   if (counts.short - counts.lost - counts.lastCopy > 0) {
     const rest = counts.short - counts.lost - counts.lastCopy
@@ -148,7 +149,11 @@ function codesOf(
   if (down.length > 0) add('NODE_DOWN', 'warning', `storage ${down.join(', ')} down`)
   if (suspected.length > 0) add('NODE_SUSPECTED', 'warning', `storage ${suspected.join(', ')} suspected`)
   if (failed.length > 0) {
-    add('DISK_FAILED', 'warning', `${plural(failed.length, 'disk')} failed: replace ${failed.length === 1 ? 'it' : 'them'}`)
+    add(
+      'DISK_FAILED',
+      'warning',
+      `${plural(failed.length, 'disk')} failed: replace ${failed.length === 1 ? 'it' : 'them'}`,
+    )
   }
   if (open > 0) add('CORRUPTION_FOUND', 'warning', `${plural(open, 'corrupt replica')} not repaired yet`)
   return codes

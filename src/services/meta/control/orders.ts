@@ -132,7 +132,7 @@ export class Orders {
   gone(error: StoreError): void {
     if (this.#closed !== undefined) return
     this.#closed = new StoreError('UNAVAILABLE', `node ${this.node} is not attached: ${error.message}`)
-    for (const order of [...this.#outstanding.keys()]) this.#take(order)?.fail(this.#closed)
+    for (const order of this.#outstanding.keys()) this.#take(order)?.fail(this.#closed)
   }
 
   #take(order: number): Outstanding | undefined {

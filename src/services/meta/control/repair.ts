@@ -10,7 +10,13 @@
 import { IndexedHeap } from '../../../base/heap.ts'
 import type { ChunkRecord, ReplicaRecord } from '../../../core/meta/records.ts'
 import { classify, type CountedCopy, waitMs } from '../../../core/repair/class.ts'
-import { type CopyPlan, type PlanAnswer, type RepairItem, RepairQueue, type SlotView } from '../../../core/repair/queue.ts'
+import {
+  type CopyPlan,
+  type PlanAnswer,
+  type RepairItem,
+  RepairQueue,
+  type SlotView,
+} from '../../../core/repair/queue.ts'
 import { isStoreError } from '../../../model/errors.ts'
 import { type ChunkId, type DiskNumber, formatChunkId } from '../../../model/ids.ts'
 import { type RepairClass, repairClasses } from '../../../model/words.ts'
@@ -128,7 +134,7 @@ export class Repair {
       this.#copies.add(`${plan.targetDisk}/${item.chunk}`)
       this.#term.run('repair a chunk', () => this.#copy(item, plan))
     }
-    this.#alarm.set(this.queue.nextMs())
+    this.#alarm.set(this.queue.nextMs(nowMs))
     this.meter.settled(this.queue)
   }
 
@@ -201,7 +207,10 @@ export class Repair {
       this.queue.drop(chunk)
       return
     }
-    const since = Math.min(this.queue.get(chunk)?.item.sinceMs ?? Number.POSITIVE_INFINITY, sinceMs ?? this.#since(facts))
+    const since = Math.min(
+      this.queue.get(chunk)?.item.sinceMs ?? Number.POSITIVE_INFINITY,
+      sinceMs ?? this.#since(facts),
+    )
     const readyMs = this.#readyMs(need, facts, counted, since)
     this.queue.put(chunk, { class: need, sinceMs: since, readyMs, facts })
   }
@@ -248,7 +257,13 @@ export class Repair {
     const sourceDisks = [first.disk, ...firmFirst.map((copy) => copy.disk).filter((disk) => disk !== first.disk)]
     const stored = replicas.find((replica) => replica.disk === target)?.state
     const replace = stored === 'corrupt' || this.#replaceNext.has(`${target}/${item.chunk}`)
-    const plan = { source: this.#node(first.disk), target: this.#node(target), targetDisk: target, sourceDisks, replace }
+    const plan = {
+      source: this.#node(first.disk),
+      target: this.#node(target),
+      targetDisk: target,
+      sourceDisks,
+      replace,
+    }
     return { kind: 'start', plan }
   }
 

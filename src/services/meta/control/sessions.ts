@@ -121,8 +121,8 @@ export class Sessions {
   /** The term is over. */
   end(): void {
     const error = notLeader(this.#term.replicator)
-    for (const session of [...this.#byNode.values()]) session.orders.gone(error)
-    for (const stream of [...this.#streams]) stream.destroy(error)
+    for (const session of this.#byNode.values()) session.orders.gone(error)
+    for (const stream of this.#streams) stream.destroy(error)
     this.#byNode.clear()
     this.#byDisk.clear()
   }

@@ -102,7 +102,7 @@ export class Checkpointer {
     const figures = ledger.takeDirty()
     const { extent, offset } = position
     await index.saveCheckpoint({ extent, offset, chain: this.#chain.slice(), chunks: ledger.chunks, clean }, figures)
-    for (const [emptied, at] of [...this.#emptied]) {
+    for (const [emptied, at] of this.#emptied) {
       if (emptied >= extent || comparePositions(at, position) > 0) continue
       this.#emptied.delete(emptied)
       if (ledger.liveBytes(emptied) === 0) table.retire(emptied)

@@ -211,13 +211,14 @@ async function survey(parts: ReplayParts, start: ReplayStart): Promise<Survey> {
   return { watermark, ends }
 }
 
-/** Repeats the log from `start`. Reads only, apart from the index. */
+/** Repeats the log from `start`. Writes nothing but the index; syncs what it believes. */
 export async function replay(parts: ReplayParts, start: ReplayStart): Promise<ReplayResult> {
   const { watermark, ends } = await survey(parts, start)
   const walk = new RecoveryWalk({ from: start.from, chain: start.chain, watermark })
   const repeater = new Repeater(parts, start.chain === undefined)
   let groups = 0
   let torn = false
+  let unsynced = false
   const damage: Damage[] = []
 
   const step = async (held: HeldExtent, group: FoundGroup): Promise<boolean> => {
@@ -227,6 +228,7 @@ export async function replay(parts: ReplayParts, start: ReplayStart): Promise<Re
     if (verdict === 'check') {
       if (!whole || !(await isComplete(held, contents, parts.sum))) return false
       walk.accept(group)
+      unsynced = true
     } else if (!whole) {
       damage.push({ from: { extent: group.extent, offset: group.offset }, to: groupEnd(group) })
     }
@@ -244,6 +246,10 @@ export async function replay(parts: ReplayParts, start: ReplayStart): Promise<Re
         torn = !(await step(held, group))
         if (torn) break
       }
+      // What was read may be in the page cache only (the process died, the machine did not): it counts from here on, so
+      // it has to be on the disk.
+      if (unsynced) await held.file.sync()
+      unsynced = false
     } finally {
       held.release()
     }

@@ -77,8 +77,11 @@ describe('controllers: leadership and placement', () => {
     world = await ControlWorld.make(['a', 'b'])
     for (const node of world.nodes) node.mute = true
     await world.control.reportReplica({ chunk: 70_000, disk: 1, code: 'CORRUPT' })
+    await world.settle()
+    expect(world.timers).to.be.above(0)
     world.resign()
     await world.settle()
+    expect(world.timers).to.equal(0)
     const before = world.log.length
     await world.advance(60_000)
     expect(world.log.slice(before)).to.deep.equal([])
@@ -116,13 +119,15 @@ describe('controllers: leadership and placement', () => {
   it('suspects a node that stays attached and says nothing, and fences it at last', async () => {
     world = await ControlWorld.make(['a', 'b'])
     const silent = world.node(1)
-    silent.cut()
-    silent.alive = true
+    silent.silent = true
     await world.advance(9000)
+    expect(silent.attached).to.equal(true)
     expect((await world.control.status()).nodes[0]?.health).to.equal('suspected')
     expect((await world.machine.queries.disk(1))?.live).to.equal(true)
     await world.until('fenced', async () => (await world.machine.queries.disk(1))?.live === false, 3000)
     expect((await world.control.status()).nodes[0]?.health).to.equal('down')
+    expect(silent.ended?.code).to.equal('FENCED')
+    silent.silent = false
     silent.attach()
     await world.until('back', async () => (await world.control.status()).nodes[0]?.health === 'up', 1000)
     await world.until('counts', async () => (await world.machine.queries.disk(1))?.reconciled === true, 3000)

@@ -52,6 +52,32 @@ describe('controllers: nodes, leases and deletes', () => {
       return copies.length === 3 && copies.every((copy) => good.includes(copy))
     })
     expect(world.nodes.filter((node) => node.chunks.get(chunk) === 'good').length).to.be.at.least(3)
+    expect(world.events('trim was refused')).to.deep.equal([])
+  })
+
+  it('leaves the surplus of a returning disk alone until its report is compared', async () => {
+    const ids = await downAndRepaired(2)
+    for (const node of world.nodes) node.orders.length = 0
+    world.node(1).reportDelayMs = 8000
+    world.node(1).restart()
+    await world.advance(7000)
+    expect(world.nodes.flatMap((node) => node.orders)).to.deep.equal(['report'])
+    expect((await world.control.status()).repair.queue?.['surplus']).to.equal(0)
+    for (const id of ids) expect((await world.machine.queries.chunk(id))?.replicas).to.have.length(4)
+  })
+
+  it('copies nothing when every node starts again and reports at its own pace', async () => {
+    world = await ControlWorld.make(['a', 'b', 'a', 'b'])
+    const lease = await world.lease()
+    const chunk = await world.chunk(lease, 0, 3, [1, 2, 3])
+    for (const node of world.nodes) node.kill()
+    for (const [i, node] of world.nodes.entries()) {
+      node.reportDelayMs = 2000 * i
+      node.restart()
+    }
+    await world.until('all count', async () => (await world.copiesOf(chunk)).length === 3, 20_000)
+    await world.advance(15_000)
+    expect(world.copied).to.deep.equal([])
   })
 
   it('does not count a returning disk before its report is compared, and finds what it lost', async () => {

@@ -7,6 +7,7 @@
 import type { MetaConfig } from '../../../../src/config/types.ts'
 import { type Command, encodeCommand, type Reply } from '../../../../src/core/meta/commands.ts'
 import { StoreError } from '../../../../src/model/errors.ts'
+import type { Timer } from '../../../../src/ports/clock.ts'
 import type { Env } from '../../../../src/ports/env.ts'
 import type { Files } from '../../../../src/ports/files.ts'
 import type { Log, LogFields } from '../../../../src/ports/log.ts'
@@ -100,6 +101,10 @@ export class FakeNode {
   alive = false
   /** Orders are taken and never answered. */
   mute = false
+  /** Stays attached and sends no heartbeats. */
+  silent = false
+  /** How long it takes to send a report. */
+  reportDelayMs = 0
   disk = 0
   generation = 0
   ended: StoreError | undefined
@@ -178,7 +183,7 @@ export class FakeNode {
   }
 
   #beat(end: ServerEnd): void {
-    if (this.#end !== end || end.closed) return
+    if (this.#end !== end || end.closed || this.silent) return
     end.receive({ heartbeat: { sequence: ++this.#sequence, disks: [this.#report()], corrupt: this.corrupt } })
     this.#world.clock.after(500, () => this.#beat(end))
   }
@@ -200,7 +205,9 @@ export class FakeNode {
     if (order.reportRange) {
       const { from, to } = order.reportRange
       const ids = [...this.chunks.keys()].filter((id) => id >= from && id < to).sort((a, b) => a - b)
-      end.receive({ report: { order: order.order, disk: this.disk, ids, until: to } })
+      const send = (): void => end.receive({ report: { order: order.order, disk: this.disk, ids, until: to } })
+      if (this.reportDelayMs > 0) this.#world.clock.after(this.reportDelayMs, send)
+      else send()
       return
     }
     const { code, ids } = this.#carryOut(order)
@@ -243,6 +250,8 @@ export interface LogEvent {
 export class ControlWorld {
   readonly clock = new ManualClock()
   readonly log: LogEvent[] = []
+  /** Timers of the controllers that are set now. */
+  timers = 0
   /** Chunks in the order in which copies of them were made. */
   readonly copied: number[] = []
   nodes: FakeNode[] = []
@@ -258,10 +267,14 @@ export class ControlWorld {
 
   private constructor(machine: MetaMachine, config: Partial<MetaConfig>) {
     this.machine = machine
-    this.control = createControl(this.#env(), { replicator: this.#replicator(), queries: machine.queries }, {
-      ...baseConfig,
-      ...config,
-    })
+    this.control = createControl(
+      this.#env(),
+      { replicator: this.#replicator(), queries: machine.queries },
+      {
+        ...baseConfig,
+        ...config,
+      },
+    )
     this.#applied = (index, results) => this.control.onApplied(index, results)
     this.control.bind({
       unary: () => undefined,
@@ -408,6 +421,25 @@ export class ControlWorld {
     return done
   }
 
+  #timer(delayMs: number, handler: () => void): Timer {
+    let set = true
+    this.timers++
+    const unset = (): void => {
+      if (set) this.timers--
+      set = false
+    }
+    const timer = this.clock.after(delayMs, () => {
+      unset()
+      handler()
+    })
+    return {
+      cancel: () => {
+        unset()
+        timer.cancel()
+      },
+    }
+  }
+
   #replicator(): Replicator {
     const check = (): void => {
       if (!this.leads) throw new StoreError('NOT_LEADER', 'this meta node does not lead')
@@ -446,7 +478,11 @@ export class ControlWorld {
       return state / 2 ** 32
     }
     return {
-      clock: this.clock,
+      clock: {
+        monotonicMs: () => this.clock.monotonicMs(),
+        wallMs: () => this.clock.wallMs(),
+        after: (delayMs, handler) => this.#timer(delayMs, handler),
+      },
       entropy: { bytes: (length) => new Uint8Array(length), unit },
       hasher: { sumInto: () => undefined },
       metrics: { count: () => undefined, gauge: () => undefined, observe: () => undefined },

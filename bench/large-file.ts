@@ -33,7 +33,11 @@ async function sha256(path: string): Promise<string> {
 
 async function main(): Promise<void> {
   const { values } = parseArgs({
-    options: { gib: { type: 'string', default: '5' }, dir: { type: 'string' }, write: { type: 'string', default: 'quorum' } },
+    options: {
+      gib: { type: 'string', default: '5' },
+      dir: { type: 'string' },
+      write: { type: 'string', default: 'quorum' },
+    },
   })
   const bytes = Math.round(Number(values.gib) * 2 ** 30)
   const scratch = mkdtempSync(join(values.dir ?? tmpdir(), 'holdfast-bench-'))

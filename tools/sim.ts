@@ -1,13 +1,35 @@
 /**
  * `npm run sim`: runs seeds of the simulator.
  *
- * `--seed N [--trace]` runs one seed and prints every event with --trace. `--swarm N [--from S]` runs N seeds one after
- * the other, prints the failing ones with the command that repeats them, and exits 1 if there is one. `--budget SECONDS`
- * ends a swarm early without calling that a failure; `--first` ends it at the first failing seed. Every tenth seed of a swarm runs twice and must give the same hash.
+ * `--seed N [--trace]` runs one seed and prints every event with --trace. `--swarm N [--from S]` runs N seeds, prints the
+ * failing ones with the command that repeats them, and exits 1 if there is one. `--budget SECONDS` ends a swarm early
+ * without calling that a failure; `--first` ends it at the first failing seed; `--jobs N` runs N seeds at a time. Every
+ * tenth seed of a swarm runs twice and must give the same hash.
+ *
+ * Seeds run in worker threads: one that is not done within `--limit SECONDS`, be it that it spins and never comes back
+ * to its event loop, is stopped and is a failed seed like any other.
  */
 
+import { availableParallelism } from 'node:os'
+import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
+import { isMainThread, parentPort, Worker } from 'node:worker_threads'
 import { type SimResult, simulate } from '../src/sim/cluster.ts'
+
+/** What a worker is asked for. */
+interface Task {
+  readonly seed: number
+  readonly chaosMs: number
+  readonly trace: boolean
+  /** Run it a second time and compare. */
+  readonly twice: boolean
+}
+
+/** What a worker says: lines of the trace, then how the run ended. */
+type Report =
+  | { readonly kind: 'trace'; readonly line: string }
+  | { readonly kind: 'passed'; readonly line: string }
+  | { readonly kind: 'failed'; readonly reason: string }
 
 /** One turn of the event loop: every settled promise has been followed up when it resolves. */
 function drain(): Promise<void> {
@@ -16,69 +38,135 @@ function drain(): Promise<void> {
   })
 }
 
-function printLine(timeMs: number, who: string, text: string): void {
-  process.stdout.write(`${timeMs.toFixed(3).padStart(12)}  ${who.padEnd(8)} ${text}\n`)
-}
-
-async function runSeed(seed: number, chaosMs: number, trace: boolean): Promise<SimResult> {
-  return await simulate({ seed, drain, chaosMs, healMs: 120_000, trace: trace ? printLine : undefined })
-}
-
 function describe(result: SimResult, startMs: number): string {
   const seconds = ((performance.now() - startMs) / 1000).toFixed(1)
   const hash = result.hash.toString(16).padStart(8, '0')
   return `seed ${result.seed}: ${result.events} events, ${result.virtualMs} ms virtual in ${seconds} s, ${result.operations} operations, applied ${result.applied}, hash ${hash}; ${result.plan}`
 }
 
-const { values } = parseArgs({
-  options: {
-    seed: { type: 'string' },
-    swarm: { type: 'string' },
-    from: { type: 'string', default: '1' },
-    budget: { type: 'string', default: '3600' },
-    chaos: { type: 'string', default: '8000' },
-    trace: { type: 'boolean', default: false },
-    verbose: { type: 'boolean', default: false },
-    first: { type: 'boolean', default: false },
-  },
-})
-const chaosMs = Number(values.chaos)
-process.on('unhandledRejection', (reason) => {
-  process.stdout.write(`an unhandled rejection: ${String(reason instanceof Error ? reason.stack : reason)}\n`)
-  process.exit(1)
-})
-
-/** Runs one seed (twice when asked) and prints what went wrong; true when nothing did. */
-async function attempt(seed: number, twice: boolean): Promise<boolean> {
+async function runTask(task: Task, report: (report: Report) => void): Promise<void> {
+  const { seed, chaosMs } = task
   const startMs = performance.now()
+  const trace = (timeMs: number, who: string, text: string): void =>
+    report({ kind: 'trace', line: `${timeMs.toFixed(3).padStart(12)}  ${who.padEnd(8)} ${text}` })
   try {
-    const result = await runSeed(seed, chaosMs, values.trace)
-    if (twice && (await runSeed(seed, chaosMs, false)).hash !== result.hash) {
+    const options = { seed, drain, chaosMs, healMs: 120_000 }
+    const result = await simulate({ ...options, trace: task.trace ? trace : undefined })
+    if (task.twice && (await simulate(options)).hash !== result.hash) {
       throw new Error('two runs of the same seed differ: something reads the real world')
     }
-    if (values.verbose || values.seed !== undefined) process.stdout.write(`${describe(result, startMs)}\n`)
-    return true
+    report({ kind: 'passed', line: describe(result, startMs) })
   } catch (error) {
-    const text = error instanceof Error ? (error.stack ?? error.message) : String(error)
-    process.stdout.write(`seed ${seed} FAILED: ${text}\n`)
-    process.stdout.write(`  repeat with: npm run sim -- --seed ${seed} --chaos ${chaosMs} --trace\n`)
-    return false
+    report({ kind: 'failed', reason: error instanceof Error ? (error.stack ?? error.message) : String(error) })
   }
 }
 
-if (values.seed !== undefined) {
-  process.exitCode = (await attempt(Number(values.seed), false)) ? 0 : 1
-} else {
-  const count = Number(values.swarm ?? '20')
-  const from = Number(values.from)
+/** The worker's side: tasks one after the other. An unhandled rejection or exception ends the thread and so fails the seed. */
+function serveTasks(port: NonNullable<typeof parentPort>): void {
+  port.on('message', (task: Task) => {
+    runTask(task, (report) => port.postMessage(report)).catch((error: unknown) => {
+      // A report that cannot be sent: thrown outside the promise, it ends the thread.
+      process.nextTick(() => {
+        throw error
+      })
+    })
+  })
+}
+
+/** A worker thread that survives good seeds and is replaced after bad ones. */
+class Runner {
+  readonly #limitMs: number
+  #worker: Worker | undefined
+
+  constructor(limitMs: number) {
+    this.#limitMs = limitMs
+  }
+
+  /** Runs the task; never rejects. */
+  async run(task: Task, onTrace: (line: string) => void): Promise<Exclude<Report, { kind: 'trace' }>> {
+    const worker = this.#worker ?? new Worker(fileURLToPath(import.meta.url))
+    this.#worker = worker
+    const ended = await new Promise<Exclude<Report, { kind: 'trace' }>>((resolve) => {
+      const limit = setTimeout(() => {
+        const seconds = this.#limitMs / 1000
+        resolve({ kind: 'failed', reason: `not done within ${seconds} s of real time: it hangs or spins` })
+      }, this.#limitMs)
+      worker.on('message', (report: Report) => {
+        if (report.kind === 'trace') {
+          onTrace(report.line)
+          return
+        }
+        clearTimeout(limit)
+        resolve(report)
+      })
+      worker.once('error', (error) => {
+        clearTimeout(limit)
+        const text = error instanceof Error ? (error.stack ?? error.message) : String(error)
+        resolve({ kind: 'failed', reason: `its thread ended (an unhandled rejection or exception): ${text}` })
+      })
+      worker.postMessage(task)
+    })
+    worker.removeAllListeners()
+    if (ended.kind === 'failed') await this.close()
+    return ended
+  }
+
+  async close(): Promise<void> {
+    const worker = this.#worker
+    this.#worker = undefined
+    await worker?.terminate()
+  }
+}
+
+function printLine(line: string): void {
+  process.stdout.write(`${line}\n`)
+}
+
+async function main(): Promise<number> {
+  const { values } = parseArgs({
+    options: {
+      seed: { type: 'string' },
+      swarm: { type: 'string', default: '20' },
+      from: { type: 'string', default: '1' },
+      budget: { type: 'string', default: '3600' },
+      limit: { type: 'string', default: '60' },
+      jobs: { type: 'string', default: String(availableParallelism()) },
+      chaos: { type: 'string', default: '8000' },
+      trace: { type: 'boolean', default: false },
+      verbose: { type: 'boolean', default: false },
+      first: { type: 'boolean', default: false },
+    },
+  })
+  const chaosMs = Number(values.chaos)
   const endMs = performance.now() + Number(values.budget) * 1000
+  const single = values.seed !== undefined
+  const last = single ? Number(values.seed) : Number(values.from) + Number(values.swarm) - 1
+  let next = single ? Number(values.seed) : Number(values.from)
   let passed = 0
   let failed = 0
-  for (let seed = from; seed < from + count && performance.now() < endMs; seed++) {
-    if (await attempt(seed, seed % 10 === 0)) passed++
-    else failed++
-    if (failed > 0 && values.first) break
+
+  async function runSeeds(): Promise<void> {
+    const runner = new Runner(Number(values.limit) * 1000)
+    while (next <= last && performance.now() < endMs && !(values.first && failed > 0)) {
+      const seed = next++
+      const task = { seed, chaosMs, trace: values.trace, twice: !single && seed % 10 === 0 }
+      const ended = await runner.run(task, printLine)
+      if (ended.kind === 'passed') {
+        passed++
+        if (single || values.verbose) printLine(ended.line)
+        continue
+      }
+      failed++
+      printLine(`seed ${seed} FAILED: ${ended.reason}`)
+      printLine(`  repeat with: npm run sim -- --seed ${seed} --chaos ${chaosMs} --trace`)
+    }
+    await runner.close()
   }
-  process.stdout.write(`${passed} seeds passed\n${failed} seeds failed\n`)
-  process.exitCode = failed === 0 ? 0 : 1
+
+  await Promise.all(Array.from({ length: single ? 1 : Number(values.jobs) }, () => runSeeds()))
+  if (!single) printLine(`${passed} seeds passed\n${failed} seeds failed`)
+  return failed === 0 ? 0 : 1
 }
+
+if (isMainThread) process.exitCode = await main()
+else if (parentPort !== null) serveTasks(parentPort)

@@ -20,7 +20,7 @@ export class Histogram {
       assert((bounds[i - 1] as number) < (bounds[i] as number), 'histogram bounds rise')
     }
     this.bounds = bounds
-    this.counts = new Array<number>(bounds.length + 1).fill(0)
+    this.counts = Array.from({ length: bounds.length + 1 }, () => 0)
   }
 
   /** Sum of all observed values. */

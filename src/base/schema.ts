@@ -202,17 +202,6 @@ export function list<T>(item: Schema<T>): Schema<readonly T[]> {
   }
 }
 
-/** A value that may be undefined. */
-export function optional<T>(item: Schema<T>): Schema<T | undefined> {
-  return {
-    write: (writer, value) => {
-      writer.byte(value === undefined ? 0 : 1)
-      if (value !== undefined) item.write(writer, value)
-    },
-    read: (reader) => (bool.read(reader) ? item.read(reader) : undefined),
-  }
-}
-
 /** One of a closed list of names; the position in `names` is what is stored, so names are only ever appended. */
 export function oneOf<const Names extends readonly string[]>(names: Names): Schema<Names[number]> {
   return {
@@ -233,7 +222,7 @@ export function oneOf<const Names extends readonly string[]>(names: Names): Sche
 export function struct<Fields extends Record<string, Schema<unknown>>>(
   fields: Fields,
 ): Schema<{ [K in keyof Fields]: TypeOf<Fields[K]> }> {
-  const entries = Object.entries(fields) 
+  const entries = Object.entries(fields)
   return {
     write: (writer, value) => {
       for (const [name, schema] of entries) schema.write(writer, (value as Record<string, unknown>)[name])

@@ -205,7 +205,11 @@ export async function openExtentFiles(directory: string): Promise<ExtentFiles> {
         await closeFd(await openFd(path, constants.O_RDWR | constants.O_CREAT | constants.O_EXCL, 0o644))
         await preallocate(path, size)
         const handle = await openHandle(path, 'r+')
-        await handle.sync().finally(() => handle.close())
+        try {
+          await handle.sync()
+        } finally {
+          await handle.close()
+        }
         await syncDirectory(directory)
       } catch (error) {
         await rm(path, { force: true })
@@ -223,8 +227,9 @@ export async function openExtentFiles(directory: string): Promise<ExtentFiles> {
       await syncDirectory(directory)
     },
     space: async () => {
-      const { bsize, bavail, blocks } = await statfs(directory)
-      return { free: bsize * bavail, total: bsize * blocks }
+      // What is kept back for root is neither free nor used, as in the percentage of `df`.
+      const { bsize, bfree, bavail, blocks } = await statfs(directory)
+      return { free: bsize * bavail, total: bsize * (blocks - bfree + bavail) }
     },
   }
 }

@@ -116,7 +116,7 @@ class ChannelPool {
   }
 
   close(): void {
-    for (const channel of [...this.#channels.values()]) this.discard(channel)
+    for (const channel of this.#channels.values()) this.discard(channel)
   }
 }
 
@@ -216,7 +216,9 @@ class GrpcClientDriver implements NetClient {
 
   async close(): Promise<void> {
     this.#closed = true
-    for (const stream of [...this.#streams]) stream.destroy()
+    // Those of now: whoever is told of the end may open another stream, which then fails by itself.
+    const streams = Array.from(this.#streams)
+    for (const stream of streams) stream.destroy()
     this.#pool.close()
   }
 }

@@ -98,7 +98,7 @@ function unaryHandler<QI, RI, QO, RO>(
   handler: (request: QI, context: CallContext) => Promise<RO>,
   onFailure: (error: StoreError) => void,
 ) {
-  return (call: UnaryCall, callback: sendUnaryData<Buffer>): void => {
+  return (call: UnaryCall, respond: sendUnaryData<Buffer>): void => {
     const context = new LazyContext(() => call.getPeer())
     let answered = false
     call.on('cancelled', () => {
@@ -111,14 +111,14 @@ function unaryHandler<QI, RI, QO, RO>(
     run().then(
       (reply) => {
         answered = true
-        callback(null, reply)
+        respond(null, reply)
       },
       (thrown: unknown) => {
         answered = true
         if (thrown instanceof AssertionError) throw thrown
         const error = asStoreError(thrown, method.path)
         onFailure(error)
-        callback(statusOf(error))
+        respond(statusOf(error))
       },
     )
   }

@@ -168,7 +168,7 @@ export function attachWindows(
   }
   return {
     destroyAll: () => {
-      for (const session of [...open]) session.destroy()
+      for (const session of open) session.destroy()
     },
   }
 }

@@ -22,11 +22,20 @@ import { createNodeEnv, listenNode, type NodeEnv, type NodePorts, stopSignal } f
 const stopMs = 8000
 const serverGraceMs = 1000
 
+/** A reserve below this would not leave the index room to note deletes on a full disk. */
+const reserveBytesMin = 64 * 1024 * 1024
+
+/** The reserve of a disk in bytes: what is configured, at most 2 % of the filesystem's `totalBytes`, at least 64 MiB. */
+export function reserveOf(configuredBytes: number, totalBytes: number): number {
+  return Math.max(reserveBytesMin, Math.min(configuredBytes, Math.floor(totalBytes * 0.02)))
+}
+
 async function openOne(env: NodeEnv, config: StorageConfig, path: string): Promise<DiskEngine> {
   const extents = await openExtentFiles(path)
+  const reserveBytes = reserveOf(config.reserveBytes, (await extents.space()).total)
   return openDisk(
     { ...env, files: createFiles(path), extents, kv: createLevelFactory(path) },
-    { path, extentBytes: config.extentBytes, reserveBytes: config.reserveBytes },
+    { path, extentBytes: config.extentBytes, reserveBytes },
   )
 }
 

@@ -35,10 +35,16 @@ export function checkKey(key: string): void {
   }
   for (const segment of key.split('/')) {
     if (segment === '') {
-      throw new StoreError('INVALID_ARGUMENT', `object name ${quote(key)} has an empty path segment: write single slashes`)
+      throw new StoreError(
+        'INVALID_ARGUMENT',
+        `object name ${quote(key)} has an empty path segment: write single slashes`,
+      )
     }
     if (segment === '.' || segment === '..') {
-      throw new StoreError('INVALID_ARGUMENT', `object name ${quote(key)} has the segment "${segment}": write it without`)
+      throw new StoreError(
+        'INVALID_ARGUMENT',
+        `object name ${quote(key)} has the segment "${segment}": write it without`,
+      )
     }
   }
 }

@@ -35,6 +35,6 @@ export interface ExtentFiles {
   remove(number: number): Promise<void>
   /** Memory that the direct path can write from: page-aligned, `size` bytes. */
   arena(size: number): Uint8Array
-  /** Bytes free and in all on the filesystem. */
+  /** Bytes that we may still use, and those with what is used by anybody: `total - free` is what is used. */
   space(): Promise<{ free: number; total: number }>
 }

@@ -7,7 +7,7 @@
 import { toHex } from '../base/bytes.ts'
 import { chunkRoot, sumBlocks } from '../core/object/sums.ts'
 import { spanOfRange } from '../core/object/range.ts'
-import { asStoreError, StoreError } from '../model/errors.ts'
+import { StoreError } from '../model/errors.ts'
 import { formatChunkId, parseChunkId } from '../model/ids.ts'
 import { limits } from '../model/limits.ts'
 import { v1 } from '../wire/messages.ts'
@@ -16,7 +16,7 @@ import { ChunkWrite, neededAcks } from './chunk-write.ts'
 import { chunkOf, present } from './entries.ts'
 import { checkedWrite, type ObjectDeps } from './objects.ts'
 import { targetsOf } from './placements.ts'
-import { Scope, withSignal } from './scope.ts'
+import { within, withSignal } from './scope.ts'
 import type { CallLimits, ChunkDetails, ChunkPutOptions, Chunks, GetOptions } from './types.ts'
 
 /** The id in `text`. Throws INVALID_ARGUMENT. */
@@ -31,64 +31,51 @@ export function chunkIdOf(text: string): number {
   return id
 }
 
+async function putChunk(deps: ObjectDeps, bytes: Uint8Array, options: ChunkPutOptions): Promise<string> {
+  if (bytes.length < 1 || bytes.length > limits.chunkBytesMax) {
+    throw new StoreError(
+      'INVALID_ARGUMENT',
+      `a chunk has 1 to ${limits.chunkBytesMax} bytes, not ${bytes.length}: use put for larger data`,
+    )
+  }
+  const { copies, concern } = checkedWrite(options)
+  const { env, meta } = deps.upload
+  return within(env.clock, options, 'chunk put', async (signal) => {
+    const sumInto = env.hasher.sumInto.bind(env.hasher)
+    const blockSums = sumBlocks(bytes, sumInto)
+    const root = chunkRoot(bytes.length, blockSums, sumInto)
+    const lease = await deps.upload.leases.open(signal)
+    let failed = true
+    try {
+      await deps.upload.budget.take(bytes.length, signal)
+      try {
+        const targets = await deps.upload.placements.take(copies, neededAcks(concern, copies), signal)
+        const id = lease.take()
+        const chunk = { id, lease: lease.lease, bytes, root, blockSums }
+        const write = new ChunkWrite(deps.upload, chunk, { targets, copies, concern, signal })
+        await write.met
+        await withSignal(write.settled, signal)
+        const commitId = toHex(env.entropy.bytes(16))
+        const request = { commitId, lease: lease.lease, chunks: [write.ref()], copies, write: concern }
+        await meta.call('commitChunks', request, { signal })
+        failed = false
+        return formatChunkId(id)
+      } finally {
+        deps.upload.budget.release(bytes.length)
+      }
+    } finally {
+      lease.close(failed)
+    }
+  })
+}
+
+/** The chunk calls of a Store. */
 export function createChunks(deps: ObjectDeps): Chunks {
   const { env, meta } = deps.upload
 
-  async function within<T>(
-    callLimits: CallLimits,
-    doing: string,
-    work: (signal: AbortSignal) => Promise<T>,
-  ): Promise<T> {
-    const scope = new Scope(env.clock, callLimits, doing)
-    try {
-      return await work(scope.signal)
-    } catch (error) {
-      throw asStoreError(error, doing)
-    } finally {
-      scope.close()
-    }
-  }
-
-  async function put(bytes: Uint8Array, options: ChunkPutOptions = {}): Promise<string> {
-    if (bytes.length < 1 || bytes.length > limits.chunkBytesMax) {
-      throw new StoreError(
-        'INVALID_ARGUMENT',
-        `a chunk has 1 to ${limits.chunkBytesMax} bytes, not ${bytes.length}: use put for larger data`,
-      )
-    }
-    const { copies, concern } = checkedWrite(options)
-    return within(options, 'chunk put', async (signal) => {
-      const sumInto = env.hasher.sumInto.bind(env.hasher)
-      const blockSums = sumBlocks(bytes, sumInto)
-      const root = chunkRoot(bytes.length, blockSums, sumInto)
-      const lease = await deps.upload.leases.open(signal)
-      let failed = true
-      try {
-        await deps.upload.budget.take(bytes.length, signal)
-        try {
-          const targets = await deps.upload.placements.take(copies, neededAcks(concern, copies), signal)
-          const id = lease.take()
-          const chunk = { id, lease: lease.lease, bytes, root, blockSums }
-          const write = new ChunkWrite(deps.upload, chunk, { targets, copies, concern, signal })
-          await write.met
-          await withSignal(write.settled, signal)
-          const commitId = toHex(env.entropy.bytes(16))
-          const request = { commitId, lease: lease.lease, chunks: [write.ref()], copies, write: concern }
-          await meta.call('commitChunks', request, { signal })
-          failed = false
-          return formatChunkId(id)
-        } finally {
-          deps.upload.budget.release(bytes.length)
-        }
-      } finally {
-        lease.close(failed)
-      }
-    })
-  }
-
   async function get(text: string, options: GetOptions = {}): Promise<Uint8Array> {
     const id = chunkIdOf(text)
-    return within(options, `chunk get ${text}`, async (signal) => {
+    return within(env.clock, options, `chunk get ${text}`, async (signal) => {
       const reply = await meta.call('statChunk', { id }, { signal })
       const chunk = locate(present(reply.chunk, 'chunk'), targetsOf(reply.disks))
       const span = spanOfRange(chunk.length, options.range)
@@ -111,7 +98,7 @@ export function createChunks(deps: ObjectDeps): Chunks {
 
   async function stat(text: string, options: CallLimits = {}): Promise<ChunkDetails> {
     const id = chunkIdOf(text)
-    return within(options, `chunk stat ${text}`, async (signal) => {
+    return within(env.clock, options, `chunk stat ${text}`, async (signal) => {
       const reply = await meta.call('statChunk', { id }, { signal })
       const entry = chunkOf(present(reply.chunk, 'chunk'), targetsOf(reply.disks))
       return { ...entry, copies: reply.copies, references: reply.references, pinned: reply.pinned }
@@ -120,7 +107,7 @@ export function createChunks(deps: ObjectDeps): Chunks {
 
   async function rm(text: string, options: CallLimits = {}): Promise<void> {
     const id = chunkIdOf(text)
-    await within(options, `chunk rm ${text}`, (signal) =>
+    await within(env.clock, options, `chunk rm ${text}`, (signal) =>
       meta.call(
         'unpinChunk',
         { id },
@@ -129,5 +116,5 @@ export function createChunks(deps: ObjectDeps): Chunks {
     )
   }
 
-  return { put, get, stat, rm }
+  return { put: (bytes, options = {}) => putChunk(deps, bytes, options), get, stat, rm }
 }

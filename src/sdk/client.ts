@@ -8,7 +8,7 @@
  */
 
 import { toHex } from '../base/bytes.ts'
-import { asStoreError, StoreError } from '../model/errors.ts'
+import { StoreError } from '../model/errors.ts'
 import { limits } from '../model/limits.ts'
 import { checkBucketName } from '../model/names.ts'
 import type { Env } from '../ports/env.ts'
@@ -23,8 +23,8 @@ import { Leases } from './leases.ts'
 import { MetaClient, metaTimesDefault } from './meta-session.ts'
 import { Objects } from './objects.ts'
 import { Placements } from './placements.ts'
-import { Scope, sleep } from './scope.ts'
-import type { Admin, Buckets, CallLimits, Store } from './types.ts'
+import { Scope, sleep, within } from './scope.ts'
+import type { Admin, Buckets, Store } from './types.ts'
 
 const MiB = 1024 * 1024
 const uploadBytesMax = 48 * MiB
@@ -120,33 +120,17 @@ function checkAddresses(addresses: readonly string[]): void {
   }
 }
 
-async function within<T>(
-  env: Env,
-  callLimits: CallLimits,
-  doing: string,
-  work: (signal: AbortSignal) => Promise<T>,
-): Promise<T> {
-  const scope = new Scope(env.clock, callLimits, doing)
-  try {
-    return await work(scope.signal)
-  } catch (error) {
-    throw asStoreError(error, doing)
-  } finally {
-    scope.close()
-  }
-}
-
 function createBuckets(env: Env, meta: MetaClient): Buckets {
   return {
     create: (name, options = {}) =>
-      within(env, options, `make bucket ${name}`, async (signal) => {
+      within(env.clock, options, `make bucket ${name}`, async (signal) => {
         checkBucketName(name)
         const commitId = toHex(env.entropy.bytes(16))
         const reply = await meta.call('createBucket', { name, commitId }, { signal })
         return bucketOf(present(reply.bucket, 'bucket'))
       }),
     delete: (name, options = {}) =>
-      within(env, options, `remove bucket ${name}`, async (signal) => {
+      within(env.clock, options, `remove bucket ${name}`, async (signal) => {
         checkBucketName(name)
         await meta.call(
           'deleteBucket',
@@ -156,7 +140,7 @@ function createBuckets(env: Env, meta: MetaClient): Buckets {
         )
       }),
     list: (options = {}) =>
-      within(env, options, 'list buckets', async (signal) => {
+      within(env.clock, options, 'list buckets', async (signal) => {
         const reply = await meta.call('listBuckets', {}, { signal })
         return reply.buckets.map(bucketOf)
       }),
@@ -166,6 +150,6 @@ function createBuckets(env: Env, meta: MetaClient): Buckets {
 function createAdmin(env: Env, meta: MetaClient): Admin {
   return {
     status: (options = {}) =>
-      within(env, options, 'status', async (signal) => statusOf(await meta.call('status', {}, { signal }))),
+      within(env.clock, options, 'status', async (signal) => statusOf(await meta.call('status', {}, { signal }))),
   }
 }

@@ -7,7 +7,7 @@
  * Invariant: `close` must be called; it removes the timer and the listener on the caller's signal.
  */
 
-import { StoreError } from '../model/errors.ts'
+import { asStoreError, StoreError } from '../model/errors.ts'
 import type { Clock, Timer } from '../ports/clock.ts'
 import type { CallLimits } from './types.ts'
 
@@ -124,4 +124,21 @@ export function withSignal<T>(work: Promise<T>, signal: AbortSignal): Promise<T>
       },
     )
   })
+}
+
+/** Runs one call in a scope of its own; whatever it throws leaves as a StoreError. */
+export async function within<T>(
+  clock: Clock,
+  limits: CallLimits,
+  doing: string,
+  work: (signal: AbortSignal) => Promise<T>,
+): Promise<T> {
+  const scope = new Scope(clock, limits, doing)
+  try {
+    return await work(scope.signal)
+  } catch (error) {
+    throw asStoreError(error, doing)
+  } finally {
+    scope.close()
+  }
 }

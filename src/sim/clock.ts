@@ -96,6 +96,9 @@ export interface WorldOptions {
   readonly trace?: TraceLine | undefined
 }
 
+/** More events than this at one instant are a loop that does not let time go on. */
+const eventsPerInstantMax = 20_000
+
 /** The event loop of a simulated world. */
 export class World {
   readonly #queue = new EventQueue()
@@ -105,6 +108,7 @@ export class World {
   #nowUs = 0
   #hash = 0x811c9dc5
   #events = 0
+  #eventsNow = 0
 
   constructor(options: WorldOptions) {
     this.#drain = options.drain
@@ -169,6 +173,10 @@ export class World {
       const next = this.#queue.peek()
       if (next === undefined || next.timeUs > untilUs) break
       this.#queue.pop()
+      this.#eventsNow = next.timeUs > this.#nowUs ? 0 : this.#eventsNow + 1
+      if (this.#eventsNow > eventsPerInstantMax) {
+        throw new Error(`time stands still at ${this.nowMs} ms: ${this.#eventsNow} events, the last is "${next.label}"`)
+      }
       this.#nowUs = Math.max(this.#nowUs, next.timeUs)
       const { host, run } = next
       if (run === undefined || (host !== undefined && host.incarnation !== next.incarnation)) continue

@@ -6,6 +6,7 @@
 import type protobuf from 'protobufjs/minimal.js'
 import { StoreError } from '../model/errors.ts'
 import type { Method } from '../ports/net.ts'
+import { layChunkReply, layChunkRequest } from './data-frames.ts'
 import { type holdfast, v1 } from './messages.ts'
 
 interface Codec<In, Out> {
@@ -65,8 +66,14 @@ export const metaMethods = {
   status: method(`${meta}Status`, 'unary', v1.Empty, v1.StatusReply),
 }
 
+const chunks = method(`${storage}Chunks`, 'stream', v1.ChunkRequest, v1.ChunkReply)
+
 export const storageMethods = {
-  chunks: method(`${storage}Chunks`, 'stream', v1.ChunkRequest, v1.ChunkReply),
+  chunks: {
+    ...chunks,
+    encodeRequest: (message) => layChunkRequest(message) ?? chunks.encodeRequest(message),
+    encodeReply: (message) => layChunkReply(message) ?? chunks.encodeReply(message),
+  } satisfies typeof chunks,
   putChunk: method(`${storage}PutChunk`, 'unary', v1.PutChunkRequest, v1.PutDone),
   getChunk: method(`${storage}GetChunk`, 'unary', v1.Get, v1.GetChunkReply),
 }

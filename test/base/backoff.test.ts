@@ -1,3 +1,5 @@
+/** Delays between attempts: how they grow, where they stop, when they start again. */
+
 import { expect } from 'chai'
 import { Backoff } from '../../src/base/backoff.ts'
 

@@ -1,3 +1,5 @@
+/** Histograms: which bucket a value falls in, and what is refused. */
+
 import { expect } from 'chai'
 import { AssertionError } from '../../src/base/assert.ts'
 import { Histogram } from '../../src/base/histogram.ts'

@@ -48,7 +48,7 @@ describe('prng', () => {
 
   it('spreads evenly and stays in range', () => {
     const random = new Prng(3)
-    const counts = new Array<number>(10).fill(0)
+    const counts = Array.from({ length: 10 }, () => 0)
     for (let i = 0; i < 100_000; i++) {
       const value = random.below(10)
       counts[value] = (counts[value] ?? 0) + 1

@@ -341,8 +341,10 @@ export class FakeMeta {
 
   #located(chunks: readonly holdfast.v1.ChunkRef[]): holdfast.v1.ChunkRef.$Properties[] {
     return chunks.map((chunk) => ({
-      ...chunk,
-      replicas: chunk.replicas.map((replica) => ({ ...replica, state: 'current' })),
+      id: chunk.id,
+      length: chunk.length,
+      root: chunk.root,
+      replicas: chunk.replicas.map(({ disk, generation }) => ({ disk, generation, state: 'current' })),
     }))
   }
 

@@ -13,8 +13,11 @@ export interface Position {
 /** Unit of writes; every group, every large payload and both extent headers start on one. */
 export const sectorBytes = 4096
 
-/** Offset of the first group of an extent: sector 0 is the extent's header. */
-export const firstGroupOffset: number = sectorBytes
+/** An extent begins with its header. */
+const headerSectors = 1
+
+/** Offset of the first group of an extent. */
+export const firstGroupOffset = headerSectors * sectorBytes
 
 /** `bytes` rounded up to whole sectors. */
 export function alignUp(bytes: number): number {

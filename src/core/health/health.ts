@@ -166,10 +166,11 @@ export class HealthWatch {
       this.#deadlines.pop()
       if (watched === undefined || watched.health === 'down') continue
       const silentMs = nowMs - watched.heardMs
-      if (silentMs >= this.#times.downMs) {
+      // Compared as `#schedule` computes it: `nowMs - heardMs >= downMs` can round the other way and never be reached.
+      if (nowMs >= watched.heardMs + this.#times.downMs) {
         if (watched.health === 'up') verdicts.push({ kind: 'suspected', node: watched.id, reason: 'silent' })
         this.#down(watched, `silent for ${Math.round(silentMs)} ms`, verdicts)
-      } else if (watched.health === 'up' && silentMs >= this.#times.suspectMs) {
+      } else if (watched.health === 'up' && nowMs >= watched.heardMs + this.#times.suspectMs) {
         this.#suspect(watched, `silent for ${Math.round(silentMs)} ms`, nowMs, verdicts)
       } else this.#probeIfDue(watched, nowMs, verdicts)
       this.#schedule(watched)
@@ -182,7 +183,9 @@ export class HealthWatch {
       return
     }
     const silenceMs = watched.heardMs + (watched.health === 'up' ? this.#times.suspectMs : this.#times.downMs)
-    this.#deadlines.set(watched.id, Math.min(silenceMs, watched.probeMs))
+    // A probe under way ends with its outcome; its due time must not come again meanwhile, or time would stand still.
+    const probeMs = watched.probing ? Number.POSITIVE_INFINITY : watched.probeMs
+    this.#deadlines.set(watched.id, Math.min(silenceMs, probeMs))
   }
 }
 

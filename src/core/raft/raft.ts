@@ -25,6 +25,7 @@ import type {
   ApplyTask,
   ConfigAt,
   Entry,
+  NodeIdOrNone,
   ProposeResult,
   RaftOptions,
   Ready,
@@ -36,7 +37,7 @@ import type {
 export interface RaftView {
   readonly role: Role
   readonly term: number
-  readonly leader: NodeId | ''
+  readonly leader: NodeIdOrNone
   readonly commit: number
   readonly applied: number
   readonly lastIndex: number

@@ -15,7 +15,7 @@ import type { Message } from './messages.ts'
 import { Progress } from './progress.ts'
 import type { VoterGroups } from './quorum.ts'
 import { Reads } from './reads.ts'
-import type { FetchTask, HardState, RaftLimits, RaftOptions, Role } from './types.ts'
+import type { FetchTask, HardState, NodeIdOrNone, RaftLimits, RaftOptions, Role } from './types.ts'
 
 type DistributiveOmit<T, K extends PropertyKey> = T extends unknown ? Omit<T, K> : never
 /** A message without its sender, which is always this node. */
@@ -31,11 +31,11 @@ export class RaftState {
   readonly #prng: Prng
 
   #term: number
-  #vote: NodeId | ''
+  #vote: NodeIdOrNone
   /** What is known to be durable of term and vote. */
   savedHard: HardState
   role: Role = 'follower'
-  leader: NodeId | '' = ''
+  leader: NodeIdOrNone = ''
 
   /** Ticks since the leader was heard of (follower), the election began, or quorum was checked (leader). */
   electionElapsed = 0
@@ -48,7 +48,7 @@ export class RaftState {
   firstOwnIndex = 0
   uncommittedBytes = 0
   /** Leader: member that leadership is being handed to, and for how long that has been tried. */
-  transferee: NodeId | '' = ''
+  transferee: NodeIdOrNone = ''
   transferElapsed = 0
 
   send: Message[] = []
@@ -74,7 +74,7 @@ export class RaftState {
   get term(): number {
     return this.#term
   }
-  get vote(): NodeId | '' {
+  get vote(): NodeIdOrNone {
     return this.#vote
   }
 
@@ -142,7 +142,7 @@ export class RaftState {
     this.#vote = ''
   }
 
-  becomeFollower(term: number, leader: NodeId | ''): void {
+  becomeFollower(term: number, leader: NodeIdOrNone): void {
     this.#setTerm(term)
     this.#reset()
     this.role = 'follower'

@@ -10,6 +10,9 @@
 import type { NodeId } from '../../model/ids.ts'
 import type { Message } from './messages.ts'
 
+/** A member, or '' for nobody: what hard state and messages carry, where a field is always there. */
+export type NodeIdOrNone = NodeId
+
 export const entryTypes = ['noop', 'command', 'config'] as const
 export type EntryType = (typeof entryTypes)[number]
 
@@ -31,7 +34,7 @@ export function entryBytes(entry: Entry): number {
 /** What must be durable before anything of `term` leaves the node. `vote` is '' when none was given in `term`. */
 export interface HardState {
   readonly term: number
-  readonly vote: NodeId | ''
+  readonly vote: NodeIdOrNone
 }
 
 export interface Member {

@@ -41,13 +41,6 @@ export function createMachine(stores: MetaStores): MetaMachine {
   return new Machine(stores)
 }
 
-/** Makes and opens a state machine. */
-export async function openMachine(stores: MetaStores): Promise<MetaMachine> {
-  const machine = createMachine(stores)
-  await machine.open()
-  return machine
-}
-
 function storeName(number: number): string {
   return number === 0 ? 'state' : `state-${number}`
 }

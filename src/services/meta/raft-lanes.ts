@@ -86,7 +86,7 @@ export class Lanes {
 
   /** Resolves when everything under way has ended, and the watermark covers the whole log. */
   async drain(): Promise<void> {
-    await Promise.all([...this.#tasks])
+    await Promise.all(this.#tasks)
     await this.#machineQueue
     if (!this.#host.failed() && this.#host.store.watermarkBehind) await this.#closeWatermark()
   }

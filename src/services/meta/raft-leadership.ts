@@ -46,7 +46,7 @@ export class Leadership {
       this.#announced = true
       for (const handler of this.#handlers) handler(term)
     }
-    for (const watcher of [...this.#watchers]) watcher()
+    this.#tellWatchers()
   }
 
   /** Leadership ends here and now, whatever the core says. */
@@ -56,6 +56,12 @@ export class Leadership {
       this.#announced = false
       for (const handler of this.#handlers) handler(undefined)
     }
-    for (const watcher of [...this.#watchers]) watcher()
+    this.#tellWatchers()
+  }
+
+  /** Those of now: a watcher that is told may leave, and one that joins meanwhile waits for the next look. */
+  #tellWatchers(): void {
+    const watchers = Array.from(this.#watchers)
+    for (const watcher of watchers) watcher()
   }
 }

@@ -163,7 +163,7 @@ class Session {
     const sentMs = this.#sent.get(sequence)
     this.#lastBeatMs = this.#env.clock.monotonicMs()
     if (sentMs !== undefined) this.#disks.contact(sentMs)
-    for (const kept of [...this.#sent.keys()]) {
+    for (const kept of this.#sent.keys()) {
       if (kept <= sequence) this.#sent.delete(kept)
     }
     this.#attach.acknowledged(sequence, beat.meta)
@@ -249,8 +249,7 @@ export class Attach {
   #foundCorrupt(slot: DiskSlot, chunk: number, finding: string): void {
     this.#env.log.warn('replica corrupt', { disk: slot.number ?? 0, path: slot.engine.path, chunk, finding })
     this.#env.metrics.count('holdfast_corrupt_replicas_total', 'Replicas of this node found corrupt.')
-    if (slot.number === undefined) return
-    this.#findings.add({ chunk, disk: slot.number, finding })
+    this.#findings.add({ chunk, slot, finding })
     this.changed()
   }
 

@@ -9,7 +9,7 @@
  * may be behind the pause. The stream is paused only while no admitted put of it is incomplete.
  *
  * Invariants: each operation is answered at most once, and nothing is sent for it after that; when the stream is over,
- * every writer is aborted and every reader closed; an operation that makes no progress for `stallMs` ends.
+ * every writer is aborted and every reader closed; a put that gets no bytes ends, and so does a stream without progress.
  */
 
 import type { Semaphore } from '../../base/async/semaphore.ts'
@@ -31,8 +31,11 @@ type ChunkReplyOut = holdfast.v1.ChunkReply.$Properties
 const operationsMax = 256
 /** Gets of one stream that deliver at once; the rest wait in order. */
 const activeGetsMax = 4
-/** A stream with open operations and no progress for this long is broken: it would hold memory and extents. */
+/** A stream with open operations and no progress for this long is broken: it would hold extents. */
 const stallMs = 60_000
+/** A put that holds memory of the arena and gets no byte for this long is given up: others wait for that memory. */
+const putStallMs = 10_000
+const watchMs = 5000
 
 export interface ChunkStreamDeps {
   readonly disks: Disks
@@ -51,6 +54,8 @@ interface Put {
   readonly kind: 'put'
   readonly plan: PutPlan
   readonly abort: AbortController
+  /** When the put last got a byte, or its memory. */
+  progressMs: number
   received: number
   writer: ChunkWriter | undefined
   /** Frames that came before admission, in order. */
@@ -99,7 +104,8 @@ class ChunkStream {
   }
 
   #armWatch(): Timer {
-    return this.#deps.clock.after(stallMs, () => {
+    return this.#deps.clock.after(watchMs, () => {
+      this.#endStalledPuts()
       const quietMs = this.#deps.clock.monotonicMs() - this.#progressMs
       if (this.#operations.size > 0 && quietMs >= stallMs) {
         this.#stream.destroy(new StoreError('TIMEOUT', 'chunk stream: no progress on open operations; open a new one'))
@@ -108,6 +114,18 @@ class ChunkStream {
       }
       this.#watch = this.#armWatch()
     })
+  }
+
+  #endStalledPuts(): void {
+    const nowMs = this.#deps.clock.monotonicMs()
+    for (const [request, operation] of [...this.#operations]) {
+      if (operation.kind !== 'put' || operation.writer === undefined || operation.committing) continue
+      if (nowMs - operation.progressMs < putStallMs) continue
+      this.#finish(
+        request,
+        new StoreError('TIMEOUT', `store chunk ${operation.plan.request.id}: no byte came for ${putStallMs} ms`),
+      )
+    }
   }
 
   #progress(): void {
@@ -198,7 +216,7 @@ class ChunkStream {
   #maybeEnd(): void {
     if (!this.#peerDone || this.#over) return
     // Puts whose bytes can no longer come are given up.
-    for (const [request, operation] of [...this.#operations]) {
+    for (const [request, operation] of this.#operations) {
       if (operation.kind === 'put' && operation.received < operation.plan.request.length) {
         this.#operations.delete(request)
         this.#drop(operation)
@@ -234,6 +252,7 @@ class ChunkStream {
       kind: 'put',
       plan,
       abort: new AbortController(),
+      progressMs: this.#progressMs,
       received: 0,
       writer: undefined,
       early: [],
@@ -258,6 +277,7 @@ class ChunkStream {
       return
     }
     this.#progress()
+    put.progressMs = this.#progressMs
     this.#waitingPuts -= 1
     this.#incompletePuts += 1
     put.writer = writer
@@ -280,6 +300,7 @@ class ChunkStream {
     // Frames of a put that has failed may still be on their way; they are dropped.
     if (put === undefined || put.kind !== 'put') return
     put.received += bytes.length
+    put.progressMs = this.#progressMs
     try {
       if (put.received > put.plan.request.length) {
         throw new StoreError('INVALID_ARGUMENT', `store chunk ${put.plan.request.id}: more bytes came than its length`)
@@ -350,7 +371,10 @@ class ChunkStream {
       this.#activeGets += 1
       this.#deliver(request, get)
         .then(
-          () => this.#finish(request),
+          () => {
+            // The number may be another operation's by now, after a cancel.
+            if (this.#operations.get(request) === get) this.#finish(request)
+          },
           (error: unknown) => {
             if (this.#operations.get(request) === get) this.#finish(request, error)
           },

@@ -68,6 +68,7 @@ class Pull {
   #timer: Timer
   #writer: ChunkWriter | undefined
   #received = 0
+  #begun = false
   #over = false
 
   constructor(env: Env, engine: DiskEngine, order: CopyOrder, address: string, settle: Settle) {
@@ -127,6 +128,8 @@ class Pull {
 
   #begin(message: holdfast.v1.GetBegin): void {
     const order = this.#order
+    if (this.#begun) throw new StoreError('CORRUPT', `${this.#doing}: the source began twice`)
+    this.#begun = true
     checkSums(this.#env, order, message)
     const blockSums = message.blockSums.slice()
     const request = {

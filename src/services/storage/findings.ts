@@ -7,12 +7,22 @@
  */
 
 import type { ChunkId, DiskNumber } from '../../model/ids.ts'
+import type { DiskSlot } from './disks.ts'
 
 const findingsMax = 4096
 /** Findings in one heartbeat. */
 const perHeartbeat = 256
 
+/** What a disk said of one of its chunks. */
 export interface Finding {
+  readonly chunk: ChunkId
+  /** The disk; it may have no number yet (what its replay found is known before the node registers). */
+  readonly slot: Pick<DiskSlot, 'number' | 'engine'>
+  readonly finding: string
+}
+
+/** A finding as a heartbeat carries it. */
+export interface SentFinding {
   readonly chunk: ChunkId
   readonly disk: DiskNumber
   readonly finding: string
@@ -28,18 +38,20 @@ export class Findings {
   readonly #pending = new Map<string, Pending>()
 
   add(entry: Finding): void {
-    const key = `${entry.disk}/${entry.chunk}`
+    const key = `${entry.slot.engine.id}/${entry.chunk}`
     if (this.#pending.has(key) || this.#pending.size >= findingsMax) return
     this.#pending.set(key, { entry, sentIn: undefined })
   }
 
   /** What the heartbeat `sequence` shall carry, oldest first. */
-  take(sequence: number): Finding[] {
-    const out: Finding[] = []
+  take(sequence: number): SentFinding[] {
+    const out: SentFinding[] = []
     for (const pending of this.#pending.values()) {
       if (out.length === perHeartbeat) break
+      const { chunk, slot, finding } = pending.entry
+      if (slot.number === undefined) continue
       pending.sentIn ??= sequence
-      out.push(pending.entry)
+      out.push({ chunk, disk: slot.number, finding })
     }
     return out
   }

@@ -4,7 +4,7 @@
  * Each order has a deadline, shorter here than at the leader, and is answered exactly once while its stream lives; when
  * the stream ends, what runs is given up (the next leader asks again). Copies and the rest run in separate lanes, each
  * with few at once and a bounded queue, so that a long copy never delays a check.
- * Invariant: a delete is carried out only for the disk's current generation.
+ * Invariant: a delete is begun only for the disk's current generation and before its deadline.
  */
 
 import { asStoreError, StoreError } from '../../model/errors.ts'
@@ -65,11 +65,11 @@ class Lane {
       const work = this.#queue.shift()
       if (work === undefined) return
       this.#running += 1
-      const done = (): void => {
+      const ended = (): void => {
         this.#running -= 1
         this.#pump()
       }
-      work().then(done, done)
+      work().then(ended, ended)
     }
   }
 }
@@ -157,7 +157,7 @@ export class Orders {
     if (message.reportRange) return this.#reportRange(order, slot, message.reportRange, signal)
     if (message.check) return { ids: await slot.engine.missing(chunkIds(message.check.ids)) }
     if (message.verify) return this.#verify(slot, chunkIds(message.verify.ids), signal)
-    if (message.delete) return this.#delete(slot, message.delete)
+    if (message.delete) return this.#delete(slot, message.delete, signal)
     if (message.copy) return this.#copy(slot, message.copy, signal)
     throw new StoreError('INCOMPATIBLE_VERSION', 'this order is of a kind that this node does not know')
   }
@@ -191,14 +191,17 @@ export class Orders {
     return { ids: broken }
   }
 
-  async #delete(slot: DiskSlot, order: holdfast.v1.Delete): Promise<Outcome> {
+  async #delete(slot: DiskSlot, order: holdfast.v1.Delete, signal: AbortSignal): Promise<Outcome> {
     if (order.generation !== slot.generation) {
       throw new StoreError(
         'FENCED',
         `delete on disk ${order.disk}: ordered for generation ${order.generation}, it is ${slot.generation}`,
       )
     }
-    await slot.engine.delete(chunkIds(order.ids))
+    const ids = chunkIds(order.ids)
+    // Past its deadline the leader may have had the chunks copied here again.
+    checkTime(signal)
+    await slot.engine.delete(ids)
     return {}
   }
 

@@ -56,6 +56,27 @@ describe('health', () => {
     expect(watch.health(node)).to.equal('down')
   })
 
+  it('lets time pass when a node is suspected again while an earlier probe is under way', () => {
+    const watch = attached()
+    watch.feed({ kind: 'lost', node, orderly: false }, 100)
+    watch.feed({ kind: 'attached', node }, 200)
+    watch.feed({ kind: 'lost', node, orderly: false }, 300)
+    expect(watch.feed({ kind: 'time' }, 300)).to.deep.equal([])
+    expect(watch.nextMs()).to.be.above(300)
+  })
+
+  it('reaches every deadline it names, whatever fraction of a millisecond a node was heard at', () => {
+    for (let i = 1; i <= 2000; i++) {
+      const watch = new HealthWatch(times)
+      watch.feed({ kind: 'attached', node }, i * 1234.567_891)
+      for (let step = 0; step < 2; step++) {
+        const dueMs = watch.nextMs() ?? Number.NaN
+        expect(watch.feed({ kind: 'time' }, dueMs)).to.have.length.above(0)
+        watch.feed({ kind: 'probed', node, outcome: 'silent' }, dueMs + 20_000)
+      }
+    }
+  })
+
   it('does not probe a node that said goodbye', () => {
     const watch = attached()
     const verdicts = watch.feed({ kind: 'lost', node, orderly: true }, 0)

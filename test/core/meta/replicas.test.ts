@@ -65,7 +65,7 @@ describe('replicas', () => {
         p: 'copying',
         d: 'deleting',
       }
-      const replicas = [...states].map((letter, i) => ({
+      const replicas = states.split('').map((letter, i) => ({
         disk: i + 1,
         generation: 1,
         state: letters[letter] ?? 'missing',

@@ -2,7 +2,7 @@
 
 import { expect } from 'chai'
 import fc from 'fast-check'
-import { chunkCount, nextChunkBytes, pageCount } from '../../../src/core/object/chunker.ts'
+import { nextChunkBytes } from '../../../src/core/object/chunker.ts'
 import { sliceOfChunk, spanOfRange } from '../../../src/core/object/range.ts'
 import { chunkRoot, EtagBuilder, sumBlocks, sumsMatchRoot, type SumInto } from '../../../src/core/object/sums.ts'
 import { createXxHasher } from '../../../src/drivers/hasher-xxhash.ts'
@@ -12,14 +12,22 @@ import { limits } from '../../../src/model/limits.ts'
 
 describe('chunker', () => {
   it('cuts an object into full chunks and one rest, none empty', () => {
-    expect(chunkCount(0)).to.equal(0)
-    expect(chunkCount(1)).to.equal(1)
-    expect(chunkCount(limits.chunkBytesDefault)).to.equal(1)
-    expect(chunkCount(limits.chunkBytesDefault + 1)).to.equal(2)
+    const cuts = (size: number): number[] => {
+      const lengths: number[] = []
+      for (let at = 0; at < size; at += lengths.at(-1) ?? size) lengths.push(nextChunkBytes(at, size, 100))
+      return lengths
+    }
+    expect(cuts(0)).to.deep.equal([])
+    expect(cuts(1)).to.deep.equal([1])
+    expect(cuts(100)).to.deep.equal([100])
+    expect(cuts(101)).to.deep.equal([100, 1])
+    expect(cuts(230)).to.deep.equal([100, 100, 30])
+  })
+
+  it('gathers full chunks when the size is not known, and beyond a size that was promised', () => {
     expect(nextChunkBytes(0, undefined, 100)).to.equal(100)
-    expect(nextChunkBytes(100, 130, 100)).to.equal(30)
-    expect(pageCount(512)).to.equal(1)
-    expect(pageCount(513)).to.equal(2)
+    expect(nextChunkBytes(300, undefined, 100)).to.equal(100)
+    expect(nextChunkBytes(130, 130, 100)).to.equal(100)
   })
 })
 

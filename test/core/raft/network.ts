@@ -50,7 +50,7 @@ function restartOptions(
     electionTicks: 10,
     heartbeatTicks: 2,
     limits: defaultRaftLimits,
-    seed: [...id].reduce((sum, letter) => sum * 31 + letter.charCodeAt(0), 7),
+    seed: id.split('').reduce((sum, letter) => sum * 31 + letter.charCodeAt(0), 7),
     hardState,
     base: { index: 0, term: 0, config },
     termRuns,

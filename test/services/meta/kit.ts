@@ -11,6 +11,7 @@ import type { Log } from '../../../src/ports/log.ts'
 import type { CallContext, Duplex, Method, NetServer } from '../../../src/ports/net.ts'
 import { type ControlView, createCalls } from '../../../src/services/meta/handlers.ts'
 import { createMachine, type MetaMachine } from '../../../src/services/meta/machine.ts'
+import type { MetaStores } from '../../../src/services/meta/raft-host.ts'
 import { type MetaService, serveMeta } from '../../../src/services/meta/serve.ts'
 import type { AppliedReply, ReplicatorStatus } from '../../../src/services/meta/types.ts'
 import { metaMethods } from '../../../src/wire/methods.ts'
@@ -39,6 +40,13 @@ export const silentLog: Log = {
 export function memoryStores() {
   const faults = new FaultPlan()
   return { files: new MemoryFiles(faults), kv: new MemoryKvFactory(faults), faults }
+}
+
+/** A machine that is open. */
+export async function openMachine(stores: MetaStores): Promise<MetaMachine> {
+  const machine = createMachine(stores)
+  await machine.open()
+  return machine
 }
 
 /** Applies commands to a machine one by one, as its replicator would. */

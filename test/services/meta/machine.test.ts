@@ -5,9 +5,9 @@ import { encodeCommand } from '../../../src/core/meta/commands.ts'
 import { AssertionError } from '../../../src/base/assert.ts'
 import { isStoreError } from '../../../src/model/errors.ts'
 import { unpackPiece } from '../../../src/services/meta/image.ts'
-import { createMachine, type MetaMachine, openMachine } from '../../../src/services/meta/machine.ts'
+import { createMachine, type MetaMachine } from '../../../src/services/meta/machine.ts'
 import { FaultPlan } from '../../support/fault-plan.ts'
-import { id, LocalLog, memoryStores } from './kit.ts'
+import { id, LocalLog, memoryStores, openMachine } from './kit.ts'
 
 async function filled(stores = memoryStores(), buckets = 3): Promise<{ machine: MetaMachine; log: LocalLog }> {
   const machine = await openMachine(stores)

@@ -119,9 +119,16 @@ export class Repair {
     }
   }
 
-  /** A chunk as a disk's entry shows it. */
+  /**
+   * A chunk as a disk's entry shows it. The entry may be older than what was learned meanwhile and does not say whether
+   * anything refers to the chunk: it may put a chunk into the queue, where it is looked at again before a copy starts,
+   * but takes none out and calls none lost; for that the chunk's record is read.
+   */
   consider(chunk: ChunkId, facts: ChunkFacts): void {
-    if (facts.replicas.some((replica) => replica.state === 'copying')) this.changed(chunk)
+    const need = classify(facts.wanted, this.#parts.topology.counted(facts.replicas), this.#parts.topology.zones)
+    const known = this.queue.get(chunk) !== undefined || this.lost.has(chunk)
+    const copying = facts.replicas.some((replica) => replica.state === 'copying')
+    if (need === 'lost' || known || copying) this.changed(chunk)
     else this.#judge(chunk, facts, undefined)
   }
 

@@ -34,6 +34,8 @@ const arenaBytesDefault = 64 * 1024 * 1024
 const readsMax = 8
 /** Ids deleted by one batch of log records. */
 const deleteBatch = 1024
+/** What goes with an index record that does not check out: one chunk less, and no bytes that we know of. */
+const placeUnknown: Freed = { extent: 0, payload: 0, span: 0, held: true }
 /** Findings kept until somebody listens. */
 const findingsMax = 1024
 
@@ -167,6 +169,7 @@ class Disk implements DiskEngine {
         throw new StoreError('CONFLICT', message)
       }
       const frees: Freed[] = known.kind === 'held' ? [freedBy(known.record.location, true)] : []
+      if (known.kind === 'damaged') frees.push(placeUnknown)
       await log.append({ record: { kind: 'put', id, length, lease, ...result, frees }, ...item })
       this.#idMax = Math.max(this.#idMax, id)
       this.#deps.metrics.count('holdfast_disk_written_bytes_total', 'Payload bytes stored.', length)
@@ -269,7 +272,7 @@ class Disk implements DiskEngine {
     await this.#locks.run([id], async () => {
       if ((await this.#parts.index.get(id)).kind !== 'damaged') return
       await this.#parts.log.append({
-        record: { kind: 'delete', id, frees: [{ extent: 0, payload: 0, span: 0, held: true }] },
+        record: { kind: 'delete', id, frees: [placeUnknown] },
       })
       this.#report(id, 'its record in the index is damaged')
     })
@@ -313,12 +316,14 @@ class Disk implements DiskEngine {
         const frees = await index.quarantinesOf(id)
         if (known.kind === 'none' && frees.length === 0) continue
         if (known.kind === 'held') frees.push(freedBy(known.record.location, true))
-        if (known.kind === 'damaged') frees.push({ extent: 0, payload: 0, span: 0, held: true })
+        if (known.kind === 'damaged') frees.push(placeUnknown)
         const append = log.append({ record: { kind: 'delete', id, frees } })
         append.catch(() => undefined)
         appends.push(append)
       }
-      await Promise.all(appends)
+      // All of them: an id whose record is still on its way must not be unlocked because another one's failed.
+      const ends = await Promise.allSettled(appends)
+      for (const end of ends) if (end.status === 'rejected') throw end.reason
     })
   }
 

@@ -12,7 +12,7 @@ import { Mutex } from '../../../base/async/mutex.ts'
 import { decodeExtentHeader, encodeExtentHeader, type ExtentHeader } from '../../../core/chunk/extent-header.ts'
 import { firstGroupOffset, sectorBytes } from '../../../core/chunk/position.ts'
 import type { Sum } from '../../../core/chunk/sums.ts'
-import { StoreError } from '../../../model/errors.ts'
+import { isStoreError, StoreError } from '../../../model/errors.ts'
 import type { Entropy } from '../../../ports/entropy.ts'
 import type { ExtentFile, ExtentFiles } from '../../../ports/extents.ts'
 import type { Space } from './space.ts'
@@ -232,9 +232,16 @@ export class ExtentTable {
     const nonce = this.#entropy.bytes(16)
     const sector = this.#headerSector
     encodeExtentHeader({ sequence, size, diskId: this.#options.diskId, nonce }, sector, this.#sum)
-    await file.write(sector, size - sectorBytes)
-    await file.write(sector, 0)
-    await file.sync()
+    try {
+      await file.write(sector, size - sectorBytes)
+      await file.write(sector, 0)
+      await file.sync()
+    } catch (error) {
+      await file.close().catch(() => undefined)
+      // Where files are not preallocated the filesystem may be full only now: the next try takes this file, not one more.
+      if (isStoreError(error) && error.code === 'NO_SPACE') this.#free.push({ number: sequence, size })
+      throw error
+    }
     await file.close()
     return { sequence, size }
   }
@@ -250,10 +257,13 @@ export class ExtentTable {
   #recycle(entry: Entry): void {
     this.#making
       .run(async () => {
-        const opened = await (entry.opening ?? this.#open(entry.sequence))
+        const { opening } = entry
+        // Out of reach of `#closeIdle` first: a descriptor closed twice may be somebody else's by then.
+        this.#entries.delete(entry.sequence)
+        entry.opening = undefined
+        const opened = await (opening ?? this.#open(entry.sequence))
         const { size } = opened.file
         await opened.file.close()
-        this.#entries.delete(entry.sequence)
         this.#free.push({ number: entry.sequence, size })
         await this.#trimFree()
       })

@@ -28,7 +28,7 @@ describe('controllers: repair', () => {
     expect(world.events('node down')).to.have.length(1)
     await world.until('repaired', () => world.copied.length >= 10)
     expect(world.copied.slice(0, 5)).to.deep.equal(last)
-    expect(world.copied.slice(5).sort()).to.deep.equal(degraded)
+    expect(world.copied.slice(5).sort((a, b) => a - b)).to.deep.equal(degraded)
     await world.settle()
     for (const chunk of degraded) expect(await world.copiesOf(chunk)).to.have.length(3)
     for (const chunk of last) expect(await world.copiesOf(chunk)).to.have.length(2)

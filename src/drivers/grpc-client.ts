@@ -216,9 +216,7 @@ class GrpcClientDriver implements NetClient {
 
   async close(): Promise<void> {
     this.#closed = true
-    // Those of now: whoever is told of the end may open another stream, which then fails by itself.
-    const streams = Array.from(this.#streams)
-    for (const stream of streams) stream.destroy()
+    for (const stream of this.#streams) stream.destroy()
     this.#pool.close()
   }
 }

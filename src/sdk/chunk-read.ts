@@ -1,7 +1,8 @@
 /**
  * The read of a part of one chunk: which replica, what when it fails, and when to give up.
  *
- * Replicas on nodes that are up come first, among them the less busy of two picked at random. A replica that gives wrong
+ * Replicas on nodes that are up come first, among them the less busy of two picked at random; a node that just failed a
+ * read comes after the others, because what the manifest says of its health is as old as the manifest. A replica that gives wrong
  * bytes, none, or goes silent is left where it stopped: the next one goes on at the same offset, and meta is told of the
  * bad one. When a round over all replicas failed, meta is asked where the chunk is now, and the round is repeated while
  * there is hope (a replica that may come back).
@@ -20,9 +21,10 @@ import type { MetaClient } from './meta-session.ts'
 import { targetsOf } from './placements.ts'
 import { RetryPace } from './retry.ts'
 import { Scope, sleep, throwIfAborted } from './scope.ts'
+import { SilenceWatch } from './silence.ts'
 
 /** A replica that sends nothing for this long is left for the next one. */
-const silentMs = 3_000
+const silentMs = 2_000
 
 export interface ReadDeps {
   readonly env: Env
@@ -58,16 +60,20 @@ function rank({ target, state }: Candidate): number {
   return state === 'stale' || state === 'copying' ? 3 : 4
 }
 
-/** The order in which replicas are asked. `unit` gives numbers in [0, 1), `inFlight` how busy a node is. */
+/**
+ * The order in which replicas are asked. `unit` gives numbers in [0, 1), `inFlight` how busy a node is, `failedLately`
+ * whether it failed a read a moment ago: then it comes after the other current ones.
+ */
 export function orderCandidates(
   candidates: readonly Candidate[],
   unit: () => number,
   inFlight: (target: Target) => number,
+  failedLately: (target: Target) => boolean = () => false,
 ): Candidate[] {
   const readable = candidates.filter(({ state }) => state !== 'corrupt' && state !== 'deleting')
   const keyed = readable.map((candidate) => ({
     candidate,
-    rank: rank(candidate),
+    rank: failedLately(candidate.target) ? Math.max(rank(candidate), 2.5) : rank(candidate),
     draw: unit(),
     busy: inFlight(candidate.target),
   }))
@@ -113,6 +119,7 @@ export async function readChunk(
       candidates,
       () => env.entropy.unit(),
       (target) => deps.streams.inFlight(target),
+      (target) => deps.streams.failedLately(target),
     )) {
       try {
         const counted = (bytes: Uint8Array): void => {
@@ -120,11 +127,14 @@ export async function readChunk(
           give(bytes)
         }
         await readReplica(deps, candidate.target, chunk, at, to, counted, signal)
+        deps.streams.worked(candidate.target)
         return
       } catch (error) {
         throwIfAborted(signal)
+        if (at >= to) return
         last = asStoreError(error, `read from ${candidate.target.node}`)
         if (mayComeBack(last)) hope = true
+        if (mayComeBack(last) && last.code !== 'OVERLOADED') deps.streams.failed(candidate.target)
         report(deps, chunk.id, candidate.target, last, reported)
       }
     }
@@ -206,33 +216,26 @@ async function readReplica(
   const scope = new Scope(clock, { signal }, `read from ${target.node}`)
   const sumInto: SumInto = hasher.sumInto.bind(hasher)
   const check = new BlockCheck(chunk, at, to, sumInto, give)
-  let lastMs = clock.monotonicMs()
-  const watch = (): void => {
-    const quietMs = clock.monotonicMs() - lastMs
-    if (quietMs >= silentMs) {
-      scope.abort(
-        new StoreError(
-          'TIMEOUT',
-          `storage node ${target.node} sent nothing for ${silentMs} ms: another replica is used`,
-        ),
-      )
-    } else timer = clock.after(silentMs - quietMs, watch)
-  }
-  let timer = clock.after(silentMs, watch)
+  const silence = new SilenceWatch(clock, silentMs, () =>
+    scope.abort(
+      new StoreError('TIMEOUT', `storage node ${target.node} sent nothing for ${silentMs} ms: another replica is used`),
+    ),
+  )
   const handlers = {
     begin: (begin: holdfast.v1.GetBegin) => {
-      lastMs = clock.monotonicMs()
+      silence.heard()
       check.begin(begin)
     },
     piece: (bytes: Uint8Array) => {
-      lastMs = clock.monotonicMs()
+      silence.heard()
       return check.frame(bytes)
     },
   }
+  silence.start()
   try {
     await deps.streams.get(target, { id: chunk.id, offset: at, length: to - at }, handlers, scope.signal)
   } finally {
-    timer.cancel()
+    silence.stop()
     scope.close()
   }
 }

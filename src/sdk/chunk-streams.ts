@@ -6,18 +6,19 @@
  * the others on the stream.
  *
  * Invariants: every operation settles once: by its answer, its signal, or the end of the stream. A stream that has work
- * and shows no sign of life for `stallMs` is broken with TIMEOUT.
+ * and shows no sign of life for `stallMs` is broken with TIMEOUT; so ends a put that is not answered `answerMs` after its
+ * last byte went out, on a node that answers others (one of its disks hangs).
  */
 
 import { asStoreError, StoreError } from '../model/errors.ts'
 import { limits } from '../model/limits.ts'
-import type { Timer } from '../ports/clock.ts'
 import type { Env } from '../ports/env.ts'
 import type { Duplex } from '../ports/net.ts'
 import type { holdfast } from '../wire/messages.ts'
 import { storageMethods } from '../wire/methods.ts'
 import { errorOfFailure } from './remote-errors.ts'
 import { abortReason, onAbort } from './scope.ts'
+import { SilenceWatch } from './silence.ts'
 
 /** Where one disk is. */
 export interface Target {
@@ -49,7 +50,10 @@ export interface GetHandlers {
   piece(bytes: Uint8Array): boolean
 }
 
-const stallMs = 6_000
+const stallMs = 3_000
+const answerMs = 6_000
+/** A node that failed a read is asked after the others for this long. */
+const avoidMs = 10_000
 
 interface Operation {
   onReply(reply: holdfast.v1.ChunkReply): void
@@ -62,6 +66,8 @@ interface Sending {
   readonly bytes: Uint8Array
   /** Next byte to send; -1 before the PutBegin. */
   at: number
+  /** Called when the last byte was handed to the stream. */
+  readonly sent: () => void
 }
 
 type ChunkStream = Duplex<holdfast.v1.ChunkRequest.$Properties, holdfast.v1.ChunkReply>
@@ -76,18 +82,17 @@ class NodeLink {
   #nextRequest = 1
   #writable = true
   #closed: StoreError | undefined
-  #progressMs: number
-  #watchdog: Timer | undefined
+  readonly #silence: SilenceWatch
   answered = false
 
   constructor(env: Env, address: string) {
     this.#env = env
     this.#address = address
-    this.#progressMs = env.clock.monotonicMs()
+    this.#silence = new SilenceWatch(env.clock, stallMs, () => this.#silent())
     this.#stream = env.net.open(address, storageMethods.chunks)
     this.#stream.onMessage((reply) => this.#onReply(reply))
     this.#stream.onDrain(() => {
-      this.#progressMs = env.clock.monotonicMs()
+      this.#silence.heard()
       this.#writable = true
       this.#pump()
     })
@@ -109,7 +114,7 @@ class NodeLink {
 
   #onReply(reply: holdfast.v1.ChunkReply): void {
     this.answered = true
-    this.#progressMs = this.#env.clock.monotonicMs()
+    this.#silence.heard()
     const operation = this.#operations.get(reply.request)
     if (operation === undefined) return // given up before its answer came
     try {
@@ -124,7 +129,7 @@ class NodeLink {
   #fail(error: StoreError): void {
     if (this.#closed !== undefined) return
     this.#closed = error
-    this.#watchdog?.cancel()
+    this.#silence.stop()
     this.#line.length = 0
     for (const operation of this.#operations.values()) operation.fail(error)
   }
@@ -142,35 +147,25 @@ class NodeLink {
         head.at = end
         this.#writable = this.#stream.send({ request: head.request, putData: { data: frame } })
       }
-      if (head.at >= head.bytes.length) this.#line.shift()
+      if (head.at < head.bytes.length) continue
+      this.#line.shift()
+      head.sent()
     }
   }
 
-  #watch(): void {
-    if (this.#watchdog !== undefined) return
-    const check = (): void => {
-      this.#watchdog = undefined
-      if (this.#operations.size === 0 || this.#closed !== undefined) return
-      const silentMs = this.#env.clock.monotonicMs() - this.#progressMs
-      if (silentMs < stallMs) {
-        this.#watchdog = this.#env.clock.after(stallMs - silentMs, check)
-        return
-      }
-      const error = new StoreError(
-        'TIMEOUT',
-        `storage node at ${this.#address} is silent for ${stallMs} ms: another one is used`,
-      )
-      this.#fail(error)
-      this.#stream.destroy(error)
-    }
-    this.#watchdog = this.#env.clock.after(stallMs, check)
+  #silent(): void {
+    const error = new StoreError(
+      'TIMEOUT',
+      `storage node at ${this.#address} is silent for ${stallMs} ms: another one is used`,
+    )
+    this.#fail(error)
+    this.#stream.destroy(error)
   }
 
   #begin(operation: Operation): number {
-    if (this.#operations.size === 0) this.#progressMs = this.#env.clock.monotonicMs()
+    if (this.#operations.size === 0) this.#silence.start()
     const request = this.#nextRequest++
     this.#operations.set(request, operation)
-    this.#watch()
     return request
   }
 
@@ -186,6 +181,7 @@ class NodeLink {
       const settle = (): void => {
         stopListening()
         this.#operations.delete(request)
+        if (this.#operations.size === 0) this.#silence.stop()
       }
       const fail = (error: StoreError): void => {
         settle()
@@ -217,14 +213,21 @@ class NodeLink {
   }
 
   put(begin: holdfast.v1.PutBegin.$Properties, bytes: Uint8Array, signal: AbortSignal): Promise<holdfast.v1.PutDone> {
+    let request = 0
+    const answer = new SilenceWatch(this.#env.clock, answerMs, () => {
+      const late = `storage node at ${this.#address} did not answer a put for ${answerMs} ms: another one is used`
+      this.#operations.get(request)?.fail(new StoreError('TIMEOUT', late))
+      this.#stream.send({ request, cancel: {} })
+    })
     return this.#run(
       signal,
-      (request) => {
-        this.#line.push({ request, begin, bytes, at: -1 })
+      (number) => {
+        request = number
+        this.#line.push({ request, begin, bytes, at: -1, sent: () => answer.start() })
         this.#pump()
       },
       (reply) => reply.putDone ?? undefined,
-    )
+    ).finally(() => answer.stop())
   }
 
   get(fields: holdfast.v1.Get.$Properties, handlers: GetHandlers, signal: AbortSignal): Promise<true> {
@@ -255,10 +258,27 @@ export class ChunkStreams {
   readonly #links = new Map<string, NodeLink>()
   /** Which of a node's addresses works, by node id. */
   readonly #choice = new Map<string, number>()
+  /** When a node last failed a read, by node id. */
+  readonly #failedMs = new Map<string, number>()
   #closed = false
 
   constructor(env: Env) {
     this.#env = env
+  }
+
+  /** The node failed a read for a reason that is its own: others are asked first for some seconds. */
+  failed(target: Target): void {
+    this.#failedMs.set(target.node, this.#env.clock.monotonicMs())
+  }
+
+  /** The node gave what was asked. */
+  worked(target: Target): void {
+    this.#failedMs.delete(target.node)
+  }
+
+  failedLately(target: Target): boolean {
+    const atMs = this.#failedMs.get(target.node)
+    return atMs !== undefined && this.#env.clock.monotonicMs() - atMs < avoidMs
   }
 
   #address(target: Target): string {

@@ -71,6 +71,12 @@ export class Leases {
         return held.id
       },
       take: () => {
+        // What was written under it could not be committed: better to know now than after the last byte.
+        if (held.lost) {
+          throw new StoreError('FENCED', 'the writer lease ran out before it was renewed: start the upload again', {
+            outcome: 'definite',
+          })
+        }
         if (held.next >= held.end) {
           throw new StoreError('OVERLOADED', 'the writer lease ran out of chunk ids: start fewer uploads at once', {
             outcome: 'definite',

@@ -79,5 +79,7 @@ describe('tidy: banned words', () => {
     expect(bannedFindings('src/model/a.ts', 'export default 1')).to.have.length(1)
     expect(checkBanned([{ path: 'src/model/a.ts', text: 'export const a = 1\n' }])).to.have.length(1)
     expect(bannedFindings('src/model/chunk-helper.ts', '')).to.have.length(1)
+    expect(bannedFindings('src/model/data.ts', '')).to.have.length(1)
+    expect(bannedFindings('src/model/data-frames.ts', '')).to.deep.equal([])
   })
 })

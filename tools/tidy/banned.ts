@@ -34,7 +34,8 @@ const bannedInCore: Readonly<Record<string, string>> = {
   AbortSignal: 'a core does no waiting',
 }
 
-const emptyWords = /(^|-)(manager|helper|helpers|util|utils|info|data|master|slave|misc|common)(-|$)/
+/** Words that say nothing wherever they stand; `data` says something beside another word ("data-frames"). */
+const emptyWords = /(^|-)(manager|helper|helpers|util|utils|info|master|slave|misc|common)(-|$)|^data$/
 
 function folderOf(path: string): string | undefined {
   return /^src\/([^/]+)\//.exec(path)?.[1]

@@ -118,7 +118,7 @@ class ChunkStream {
 
   #endStalledPuts(): void {
     const nowMs = this.#deps.clock.monotonicMs()
-    for (const [request, operation] of [...this.#operations]) {
+    for (const [request, operation] of this.#operations) {
       if (operation.kind !== 'put' || operation.writer === undefined || operation.committing) continue
       if (nowMs - operation.progressMs < putStallMs) continue
       this.#finish(

@@ -1,15 +1,22 @@
 /**
  * Physical deletes: what a committed entry moved to `deleting` (or what is an orphan) is ordered away, disk by disk.
  *
- * A replica in `deleting` never comes back, so an order may be repeated at any time. One order is outstanding for a
- * disk; while it is, `pending` says so, for no copy of such a chunk may be sent to that disk meanwhile. Only nodes that
- * attached in this term get orders.
+ * An order is given only for what the state still says is to go at that moment: what was queued may be out of date, and
+ * a replica that was deleted and forgotten may have been copied to the same disk again. `pending` is true from before
+ * that look until the answer, and no copy of the chunk to the disk starts meanwhile; so what is found to go stays so.
+ * One order is outstanding for a disk. Only nodes that attached in this term get orders.
  */
 
 import { isStoreError } from '../../../model/errors.ts'
 import type { ChunkId, DiskNumber } from '../../../model/ids.ts'
 import type { Sessions } from './sessions.ts'
 import { Pump, type Term } from './term.ts'
+
+export interface DeleteParts {
+  readonly sessions: Sessions
+  /** Those of `chunks` that are orphans on the disk now, after a barrier; none that is being copied there. */
+  orphans(disk: DiskNumber, chunks: readonly ChunkId[]): Promise<ChunkId[]>
+}
 
 interface DiskQueue {
   readonly chunks: Set<ChunkId>
@@ -26,14 +33,16 @@ const deadlineMs = 20_000
 export class Deletes {
   readonly #term: Term
   readonly #sessions: Sessions
+  readonly #parts: DeleteParts
   readonly #disks = new Map<DiskNumber, DiskQueue>()
   /** Disks for which something was not taken for lack of room: to be scanned again. */
   readonly overflowed = new Set<DiskNumber>()
   #pending = 0
 
-  constructor(term: Term, sessions: Sessions) {
+  constructor(term: Term, parts: DeleteParts) {
     this.#term = term
-    this.#sessions = sessions
+    this.#parts = parts
+    this.#sessions = parts.sessions
   }
 
   /** A replica that a committed entry moved to `deleting`. */
@@ -41,7 +50,7 @@ export class Deletes {
     this.#put(disk, chunk, this.#queue(disk).chunks)
   }
 
-  /** Chunks that the disk holds and nobody refers to: the caller has made sure after a barrier. */
+  /** Chunks that the disk holds and nobody refers to; looked at once more before the order. */
   addOrphans(disk: DiskNumber, chunks: readonly ChunkId[]): void {
     for (const chunk of chunks) this.#put(disk, chunk, this.#queue(disk).orphans)
   }
@@ -91,13 +100,15 @@ export class Deletes {
     const session = this.#sessions.ofDisk(disk)
     const generation = session?.disks.find((known) => known.number === disk)?.generation
     if (session === undefined || generation === undefined || from.size === 0) return
-    const ids = firstOf(from, batchMax)
-    for (const id of ids) {
+    const chosen = firstOf(from, batchMax)
+    for (const id of chosen) {
       from.delete(id)
       queue.outstanding.add(id)
     }
-    this.#pending -= ids.length
+    this.#pending -= chosen.length
     try {
+      const ids = committed ? await this.#deleting(disk, chosen) : await this.#parts.orphans(disk, chosen)
+      if (ids.length === 0) return
       const done = await session.orders.give({ delete: { disk, generation, ids } }, deadlineMs)
       const kept = new Set(done.ids)
       const gone = ids.filter((id) => !kept.has(id))
@@ -105,13 +116,22 @@ export class Deletes {
       if (!committed) this.#term.log.info('orphans deleted', { disk, chunks: gone.length })
       this.#term.env.metrics.count('holdfast_deleted_replicas_total', 'Replicas deleted by order.', gone.length)
     } catch (error) {
-      // A replica in `deleting` is found again by the scan of its disk, an orphan by the next report.
-      const again = committed && isStoreError(error) && error.code !== 'UNAVAILABLE'
-      if (again) this.#term.after(1000, () => ids.forEach((id) => this.add(disk, id)))
+      // A replica in `deleting` is found again by the scan of its disk, an orphan by the next report. A failed disk does
+      // nothing more before it is registered anew.
+      const over = !isStoreError(error) || error.code === 'UNAVAILABLE' || error.code === 'DISK_FAILED'
+      if (committed && !over) this.#term.after(1000, () => chosen.forEach((id) => this.add(disk, id)))
       throw error
     } finally {
-      for (const id of ids) queue.outstanding.delete(id)
+      for (const id of chosen) queue.outstanding.delete(id)
     }
+  }
+
+  /** Those of `chunks` whose replica on the disk is in `deleting` still; from there it never returns. */
+  async #deleting(disk: DiskNumber, chunks: readonly ChunkId[]): Promise<ChunkId[]> {
+    const records = await this.#term.queries.chunks(chunks)
+    return chunks.filter(
+      (_chunk, i) => records[i]?.replicas.some((one) => one.disk === disk && one.state === 'deleting') === true,
+    )
   }
 
   async #deleted(disk: DiskNumber, generation: number, chunks: readonly ChunkId[]): Promise<void> {

@@ -4,11 +4,12 @@
  * Every order carries the term, a number that is unique in the term, and a deadline that is shorter on the node than
  * here, so that an order is never given up here while the node may still carry it out. A result is matched by order
  * number on the stream the order went out on; anything else is ignored, so a late result of an old stream means nothing.
- * Bounds: `ordersMax` orders outstanding on a stream; pages of a report that are not looked at yet stop the stream.
+ * Bounds: `ordersMax` orders outstanding on a stream, `pagesMax` pages of a report that are not looked at yet. The stream
+ * itself is never paused: whoever looks at a page may need an answer that comes behind the next pages, and heartbeats do.
  */
 
 import { isErrorCode, StoreError } from '../../../model/errors.ts'
-import type { ChunkId, DiskNumber, NodeId } from '../../../model/ids.ts'
+import { type ChunkId, type DiskNumber, leaseSpan, type NodeId } from '../../../model/ids.ts'
 import { limits } from '../../../model/limits.ts'
 import type { Timer } from '../../../ports/clock.ts'
 import type { Duplex } from '../../../ports/net.ts'
@@ -32,6 +33,14 @@ export interface ReportPage {
   readonly ids: readonly ChunkId[]
 }
 
+/** How far one order of a report came. */
+interface ReportPart {
+  readonly until: ChunkId
+  readonly ids: number
+  /** More pages came than were taken in. */
+  readonly cut: boolean
+}
+
 interface Outstanding {
   readonly timer: Timer
   done(result: OrderDone): void
@@ -40,7 +49,11 @@ interface Outstanding {
 }
 
 const ordersMax = 256
+/** As many full pages as one lease's ids can fill. */
 const pagesMax = 16
+/** Ids that one order of a report is meant to bring. */
+const partIds = (pagesMax / 2) * limits.reportPageMax
+const spanGrowthMax = 1024
 
 export class Orders {
   readonly node: NodeId
@@ -69,20 +82,39 @@ export class Orders {
   }
 
   /**
-   * Asks for the ids that a disk holds in [from, to). `take` gets the pages in order, one at a time; while it is behind,
-   * the stream stops. Resolves after the last page was taken.
+   * Asks for the ids that a disk holds in [from, to). `take` gets the pages in order, one at a time. The range is asked
+   * for in parts that fit `pagesMax`, as far as can be guessed; what comes beyond that is dropped and asked for again.
+   * Resolves after the last page was taken. `deadlineMs` is that of each part.
    */
-  report(
+  async report(
     disk: DiskNumber,
     from: ChunkId,
     to: ChunkId,
     deadlineMs: number,
     take: (page: ReportPage) => Promise<void>,
   ): Promise<void> {
+    let cursor = from
+    let span = leaseSpan
+    while (cursor < to) {
+      const part = await this.#reportPart(disk, cursor, to - cursor > span ? cursor + span : to, deadlineMs, take)
+      cursor = part.until
+      span = part.cut ? leaseSpan : nextSpan(span, part.ids)
+    }
+  }
+
+  #reportPart(
+    disk: DiskNumber,
+    from: ChunkId,
+    to: ChunkId,
+    deadlineMs: number,
+    take: (page: ReportPage) => Promise<void>,
+  ): Promise<ReportPart> {
     return new Promise((resolve, reject) => {
       let order = 0
       let cursor = from
       let waiting = 0
+      let ids = 0
+      let cut = false
       let taken: Promise<void> = Promise.resolve()
       order = this.#send({ reportRange: { disk, from, to } }, deadlineMs, {
         done: () => reject(new StoreError('INTERNAL', `report of disk ${disk}: node ${this.node} ended it early`)),
@@ -93,16 +125,25 @@ export class Orders {
             this.close(new StoreError('INVALID_ARGUMENT', `report of disk ${disk}: the page is out of order`))
             return
           }
+          if (waiting === pagesMax) {
+            cut = true
+            this.#take(order)
+            return
+          }
+          waiting++
+          ids += page.ids.length
           cursor = page.until
           if (cursor >= to) this.#take(order)
-          if (++waiting > pagesMax) this.#stream.pause()
           taken = taken
             .then(() => take(page))
             .then(() => {
-              if (waiting-- > pagesMax) this.#stream.resume()
-              if (page.until >= to) resolve()
+              waiting--
+              if (waiting === 0 && (cut || cursor >= to)) resolve({ until: cursor, ids, cut })
             })
-          taken.catch(reject)
+          taken.catch((error: unknown) => {
+            this.#take(order)
+            reject(error)
+          })
         },
       })
     })
@@ -164,6 +205,12 @@ export class Orders {
     this.#stream.send({ ...body, order, term: this.#term.number, deadlineMs })
     return order
   }
+}
+
+/** Ids to ask for next, when the last `span` of them held `ids`. */
+function nextSpan(span: number, ids: number): number {
+  const growth = Math.min(spanGrowthMax, partIds / Math.max(1, ids))
+  return Math.min(Math.max(leaseSpan, Math.floor(span * growth)), Number.MAX_SAFE_INTEGER)
 }
 
 /** Undefined when the page does not go on where the last one ended, or its ids are not sorted within it. */

@@ -4,7 +4,8 @@
  * Until it is done the disk's replicas do not count and readers are not sent there. A replica that is gone is asked for
  * by a definite lookup before it is called missing. A chunk that nobody knows is deleted only when, after a barrier, it
  * belongs to no open lease, has no entry for this disk, and no copy to the disk is under way (DESIGN section 12, rules 1
- * and 3). Ids above every lease ever granted are left alone: they are newer than this metadata.
+ * and 3). Ids above every lease ever granted are left alone: they are newer than this metadata. A copy that was given up
+ * without an answer may have arrived all the same: the disk is asked later, and what is there is taken in or deleted.
  */
 
 import type { ReplicaRecord } from '../../../core/meta/records.ts'
@@ -15,7 +16,7 @@ import type { Deletes } from './deletes.ts'
 import { change, type Evidence } from './evidence.ts'
 import type { ReportPage } from './orders.ts'
 import type { Session, SessionDisk } from './sessions.ts'
-import type { Term } from './term.ts'
+import { Alarm, Pump, type Term } from './term.ts'
 import type { Topology } from './topology.ts'
 
 export interface ReconcileParts {
@@ -35,6 +36,8 @@ const reportDeadlineMs = 300_000
 const retryMs = 2000
 const settleMs = 10_000
 const entriesPage = 1024
+const doubtsMax = 65_536
+const doubtMs = 5000
 
 /** What a page of a report showed. */
 interface Findings {
@@ -50,10 +53,28 @@ export class Reconcile {
   readonly #parts: ReconcileParts
   /** Until when repair waits for the report of a disk that just attached. */
   readonly #settled = new Map<DiskNumber, number>()
+  /** Replicas that are read right now and count when they are intact. */
+  readonly #welcoming = new Set<string>()
+  /** Where copies were given up that may have arrived. */
+  readonly #doubts = new Map<DiskNumber, Set<ChunkId>>()
+  readonly #doubtPump: Pump
+  readonly #doubtAlarm: Alarm
+  #doubtsCount = 0
 
   constructor(term: Term, parts: ReconcileParts) {
     this.#term = term
     this.#parts = parts
+    this.#doubtPump = new Pump(term, 'look for copies that were given up', () => this.#lookAtDoubts())
+    this.#doubtAlarm = new Alarm(term, () => this.#doubtPump.kick())
+  }
+
+  /** A copy to the disk was given up without an answer. Dropped when too many are waiting: the next report finds it. */
+  doubt(disk: DiskNumber, chunk: ChunkId): void {
+    if (this.#doubtsCount >= doubtsMax) return
+    const chunks = this.#doubts.get(disk) ?? new Set<ChunkId>()
+    if (!chunks.has(chunk)) this.#doubtsCount++
+    this.#doubts.set(disk, chunks.add(chunk))
+    this.#doubtAlarm.setEarlier(this.#term.nowMs() + doubtMs)
   }
 
   /** A node registered: compares the disks that are not reconciled, one after the other. */
@@ -78,8 +99,25 @@ export class Reconcile {
    */
   async unknown(disk: DiskNumber, chunks: readonly ChunkId[]): Promise<number> {
     if (chunks.length === 0) return 0
+    const { orphans, wanted, newer } = await this.#sort(disk, chunks)
+    if (newer > 0) this.#term.log.warn('chunks newer than the metadata are kept', { disk, chunks: newer })
+    this.#parts.deletes.addOrphans(disk, orphans)
+    await this.#welcome(disk, wanted)
+    return orphans.length
+  }
+
+  /** Those of `chunks` that are orphans on the disk now. Nothing starts to copy them there while the caller says so. */
+  async orphans(disk: DiskNumber, chunks: readonly ChunkId[]): Promise<ChunkId[]> {
+    return (await this.#sort(disk, chunks)).orphans
+  }
+
+  /** What the state says, after a barrier, of chunks that the disk holds; those it lists there are in no list. */
+  async #sort(
+    disk: DiskNumber,
+    chunks: readonly ChunkId[],
+  ): Promise<{ orphans: ChunkId[]; wanted: ChunkId[]; newer: number }> {
     await this.#term.barrier()
-    const { topology, deletes, inOpenLease, copying } = this.#parts
+    const { topology, inOpenLease, copying } = this.#parts
     const cluster = await this.#term.queries.cluster()
     const orphans: ChunkId[] = []
     const wanted: ChunkId[] = []
@@ -89,17 +127,40 @@ export class Reconcile {
         newer++
         continue
       }
-      if (inOpenLease(chunk) || copying(disk, chunk)) continue
+      // Before the record is read: what ended meanwhile is in it.
+      if (inOpenLease(chunk) || copying(disk, chunk) || this.#welcoming.has(`${disk}/${chunk}`)) continue
       const record = await this.#term.queries.chunk(chunk)
       if (record?.replicas.some((replica) => replica.disk === disk) === true) continue
       const referenced = record !== undefined && (record.references > 0 || record.pinned)
       if (referenced && topology.counted(record.replicas).length < record.copies) wanted.push(chunk)
       else orphans.push(chunk)
     }
-    if (newer > 0) this.#term.log.warn('chunks newer than the metadata are kept', { disk, chunks: newer })
-    await this.#welcome(disk, wanted)
-    deletes.addOrphans(disk, orphans)
-    return orphans.length
+    return { orphans, wanted, newer }
+  }
+
+  async #lookAtDoubts(): Promise<void> {
+    for (const disk of [...this.#doubts.keys()].sort((a, b) => a - b)) {
+      const chunks = [...(this.#doubts.get(disk) ?? [])].sort((a, b) => a - b)
+      this.#doubts.delete(disk)
+      this.#doubtsCount -= chunks.length
+      const record = this.#parts.topology.disks.get(disk)?.record
+      // Otherwise its full report is to come.
+      if (record?.live !== true || !record.reconciled) continue
+      try {
+        const { missing } = await this.#parts.evidence.missing(disk, chunks)
+        const gone = new Set(missing)
+        await this.unknown(
+          disk,
+          chunks.filter((chunk) => !gone.has(chunk)),
+        )
+      } catch (error) {
+        this.#term.check()
+        if (!isStoreError(error) || error.code !== 'UNAVAILABLE') {
+          this.#term.report('look for copies that were given up', error)
+        }
+        for (const chunk of chunks) this.doubt(disk, chunk)
+      }
+    }
   }
 
   async #untilDone(session: Session, disk: SessionDisk): Promise<void> {
@@ -192,9 +253,16 @@ export class Reconcile {
   }
 
   /** Replicas that did not count and are there: they count once they are read and found intact. */
-  async #welcome(disk: DiskNumber, chunks: readonly ChunkId[]): Promise<void> {
+  async #welcome(disk: DiskNumber, returned: readonly ChunkId[]): Promise<void> {
+    const { deletes, evidence, changes } = this.#parts
+    const chunks = returned.filter((chunk) => !deletes.pending(disk, chunk))
     if (chunks.length === 0) return
-    const { generation, intact } = await this.#parts.evidence.prove(disk, chunks)
-    await this.#parts.changes.add(intact.map((chunk) => change(chunk, disk, generation, 'copied', '')))
+    for (const chunk of chunks) this.#welcoming.add(`${disk}/${chunk}`)
+    try {
+      const { generation, intact } = await evidence.prove(disk, chunks)
+      await changes.add(intact.map((chunk) => change(chunk, disk, generation, 'copied', '')))
+    } finally {
+      for (const chunk of chunks) this.#welcoming.delete(`${disk}/${chunk}`)
+    }
   }
 }

@@ -113,7 +113,10 @@ export class Orders {
     const stop = new AbortController()
     const abort = (): void => stop.abort()
     this.#over.signal.addEventListener('abort', abort)
-    const timer = this.#env.clock.after(Math.max(0, due - this.#env.clock.monotonicMs()), abort)
+    const leftMs = due - this.#env.clock.monotonicMs()
+    // At once when it waited past its deadline: the timer would let it begin first.
+    if (leftMs <= 0) abort()
+    const timer = this.#env.clock.after(Math.max(0, leftMs), abort)
     let slot: DiskSlot | undefined
     try {
       slot = this.#slotOf(message)

@@ -18,6 +18,7 @@ import { createTextMetrics } from '../../../src/drivers/metrics-text.ts'
 import { StoreError } from '../../../src/model/errors.ts'
 import { blockCount, limits } from '../../../src/model/limits.ts'
 import type { Env } from '../../../src/ports/env.ts'
+import type { ExtentFiles } from '../../../src/ports/extents.ts'
 import type { Hasher } from '../../../src/ports/hasher.ts'
 import type { Duplex } from '../../../src/ports/net.ts'
 import { openDisk } from '../../../src/services/storage/engine/disk.ts'
@@ -106,6 +107,8 @@ export class World {
   readonly #undo: (() => Promise<unknown>)[] = []
   env: Env | undefined
   hasher: Hasher | undefined
+  /** What a disk opened from now on sees of its extent files. */
+  wrapExtents: (files: ExtentFiles) => ExtentFiles = (files) => files
 
   async start(): Promise<void> {
     const hasher = await createXxHasher()
@@ -135,7 +138,7 @@ export class World {
     const path = await mkdtemp(join(tmpdir(), 'holdfast-storage-'))
     this.#undo.unshift(() => rm(path, { recursive: true, force: true }))
     const env = this.theEnv()
-    const extents = await openExtentFiles(path)
+    const extents = this.wrapExtents(await openExtentFiles(path))
     return openDisk(
       { ...env, files: createFiles(path), extents, kv: createLevelFactory(path) },
       { path, extentBytes: 64 * 1024 * 1024, reserveBytes: 0, ...(arenaBytes === undefined ? {} : { arenaBytes }) },

@@ -86,27 +86,30 @@ class Runner {
   async run(task: Task, onTrace: (line: string) => void): Promise<Exclude<Report, { kind: 'trace' }>> {
     const worker = this.#worker ?? new Worker(fileURLToPath(import.meta.url))
     this.#worker = worker
+    const done = new AbortController()
     const ended = await new Promise<Exclude<Report, { kind: 'trace' }>>((resolve) => {
       const limit = setTimeout(() => {
         const seconds = this.#limitMs / 1000
         resolve({ kind: 'failed', reason: `not done within ${seconds} s of real time: it hangs or spins` })
       }, this.#limitMs)
-      worker.on('message', (report: Report) => {
-        if (report.kind === 'trace') {
-          onTrace(report.line)
-          return
-        }
-        clearTimeout(limit)
-        resolve(report)
-      })
-      worker.once('error', (error) => {
-        clearTimeout(limit)
+      const onMessage = (report: Report): void => {
+        if (report.kind === 'trace') onTrace(report.line)
+        else resolve(report)
+      }
+      const onError = (error: unknown): void => {
         const text = error instanceof Error ? (error.stack ?? error.message) : String(error)
         resolve({ kind: 'failed', reason: `its thread ended (an unhandled rejection or exception): ${text}` })
+      }
+      worker.on('message', onMessage)
+      worker.on('error', onError)
+      done.signal.addEventListener('abort', () => {
+        clearTimeout(limit)
+        worker.off('message', onMessage)
+        worker.off('error', onError)
       })
       worker.postMessage(task)
     })
-    worker.removeAllListeners()
+    done.abort()
     if (ended.kind === 'failed') await this.close()
     return ended
   }

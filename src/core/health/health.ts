@@ -85,7 +85,7 @@ export class HealthWatch {
     if (known === undefined && event.kind !== 'known' && event.kind !== 'attached') return []
     const watched = known ?? this.#watch(event.node, nowMs)
     const verdicts: HealthVerdict[] = []
-    if (event.kind === 'known') watched.health = event.health
+    if (event.kind === 'known') learn(watched, event.health, nowMs)
     else if (event.kind === 'attached') this.#attached(watched, nowMs, verdicts)
     else if (event.kind === 'heard') heard(watched, nowMs, verdicts)
     else if (event.kind === 'lost') this.#lost(watched, event.orderly, nowMs, verdicts)
@@ -187,6 +187,12 @@ export class HealthWatch {
     const probeMs = watched.probing ? Number.POSITIVE_INFINITY : watched.probeMs
     this.#deadlines.set(watched.id, Math.min(silenceMs, probeMs))
   }
+}
+
+function learn(watched: Watched, health: Health, nowMs: number): void {
+  watched.health = health
+  watched.heardMs = nowMs
+  watched.refusals = 0
 }
 
 function heard(watched: Watched, nowMs: number, verdicts: HealthVerdict[]): void {

@@ -8,9 +8,12 @@
 
 import type { DiskChunkRecord } from '../../../core/meta/records.ts'
 import type { ChunkId, DiskNumber } from '../../../model/ids.ts'
+import type { Reading } from './repair.ts'
 import { Alarm, Pump, type Term } from './term.ts'
 
 export interface DiskScanParts {
+  /** A page is about to be read; says which chunks change while it is. */
+  reading(): Reading
   /** One entry of the walk. */
   look(disk: DiskNumber, chunk: ChunkId, record: DiskChunkRecord): void
   /** After each page. */
@@ -33,6 +36,7 @@ export class DiskScan {
   readonly #pump: Pump
   readonly #alarm: Alarm
   #done = false
+  #walking = false
 
   constructor(term: Term, parts: DiskScanParts) {
     this.#term = term
@@ -43,7 +47,7 @@ export class DiskScan {
 
   /** True once every disk that was asked for has been walked. */
   get complete(): boolean {
-    return this.#done && this.#urgent.size + this.#calm.size + this.#again.size === 0
+    return this.#done && !this.#walking && this.#urgent.size + this.#calm.size + this.#again.size === 0
   }
 
   add(disk: DiskNumber, urgent: boolean): void {
@@ -60,8 +64,10 @@ export class DiskScan {
       if (disk === undefined) break
       this.#urgent.delete(disk)
       this.#calm.delete(disk)
+      this.#walking = true
       await this.#walk(disk)
     }
+    this.#walking = false
     this.#done = true
     if (this.#again.size > 0) this.#alarm.setEarlier(this.#term.nowMs() + roomRetryMs)
   }
@@ -69,14 +75,25 @@ export class DiskScan {
   async #walk(disk: DiskNumber): Promise<void> {
     let from = 0
     for (;;) {
-      const page = await this.#term.queries.diskChunks(disk, from, pageEntries)
-      for (const { chunk, record } of page) this.#parts.look(disk, chunk, record)
+      const page = await this.#page(disk, from)
       this.#parts.page()
       const last = page.at(-1)
       if (last === undefined || page.length < pageEntries) break
       from = last.chunk + 1
     }
     if (this.#parts.overflowed()) this.#again.add(disk)
+  }
+
+  /** An entry that was overtaken by a change is left to those who look at changes: judging by it would undo theirs. */
+  async #page(disk: DiskNumber, from: ChunkId): Promise<readonly { readonly chunk: ChunkId }[]> {
+    const reading = this.#parts.reading()
+    try {
+      const page = await this.#term.queries.diskChunks(disk, from, pageEntries)
+      for (const { chunk, record } of page) if (!reading.overtaken(chunk)) this.#parts.look(disk, chunk, record)
+      return page
+    } finally {
+      reading.end()
+    }
   }
 
   #retry(): void {

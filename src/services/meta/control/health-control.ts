@@ -53,8 +53,13 @@ export class HealthControl {
 
   /** The committed record of a node changed: it may be new, and a session that a fence overtook must register again. */
   recordChanged(node: NodeView): void {
-    if (this.#watch.silentMs(node.id, this.#term.nowMs()) === undefined) this.#known(node)
-    if (node.record.health !== 'down') return
+    const down = node.record.health === 'down'
+    const unknown = this.#watch.silentMs(node.id, this.#term.nowMs()) === undefined
+    // A node that registered after it was down, or was declared down after it came back, and has no stream that speaks for
+    // it: the record says what it is, and from here on its silence counts again.
+    const differs = down !== (this.#watch.health(node.id) === 'down') && this.#sessions.of(node.id) === undefined
+    if (unknown || differs) this.#known(node)
+    if (!down) return
     this.#topology.setHealth(node.id, 'down')
     this.#sessions.fence(node.id, 'it was declared down')
   }

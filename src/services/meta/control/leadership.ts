@@ -21,11 +21,13 @@ import { Leases } from './leases.ts'
 import { Reconcile } from './reconcile.ts'
 import { Repair } from './repair.ts'
 import { type HeartbeatFacts, type Session, Sessions } from './sessions.ts'
-import type { Term } from './term.ts'
+import { Alarm, type Term } from './term.ts'
 import { type DiskView, Topology } from './topology.ts'
 import { Trim } from './trim.ts'
 
 const holdMs = 10_000
+/** Parked repairs are tried again for room on disks at most once in this time: room comes and goes with every heartbeat. */
+const roomMs = 1000
 const queueRoom = 32_768
 
 export class Leadership {
@@ -44,6 +46,7 @@ export class Leadership {
   readonly #leases: Leases
   readonly #garbage: Garbage
   readonly #scan: DiskScan
+  readonly #roomAlarm: Alarm
   /** Disks whose new state is on its way into the log. */
   readonly #diskStates = new Set<number>()
   #holding = true
@@ -53,14 +56,19 @@ export class Leadership {
     this.topology = new Topology(term, {
       disk: (before, after) => this.#diskChanged(before, after),
       node: (node) => this.#health.recordChanged(node),
+      room: () => this.#roomAlarm.setEarlier(this.#term.nowMs() + roomMs),
     })
+    this.#roomAlarm = new Alarm(term, () => this.#unpark())
     this.#leases = new Leases(term, this)
     this.loaded = this.#load()
     this.sessions = new Sessions(term, this, this.loaded)
     this.#health = new HealthControl(term, this.topology, this.sessions)
     this.#changes = new Changes(term)
     this.evidence = new Evidence(term, this.sessions, this.#changes)
-    this.#deletes = new Deletes(term, this.sessions)
+    this.#deletes = new Deletes(term, {
+      sessions: this.sessions,
+      orphans: (disk, chunks) => this.#reconcile.orphans(disk, chunks),
+    })
     this.#trim = new Trim(term, this.topology, this.sessions, this.evidence)
     this.#repair = new Repair(term, {
       topology: this.topology,
@@ -68,6 +76,7 @@ export class Leadership {
       changes: this.#changes,
       evidence: this.evidence,
       surplus: (chunk) => this.#trim.add(chunk),
+      doubt: (disk, chunk) => this.#reconcile.doubt(disk, chunk),
       beingDeleted: (disk, chunk) => this.#deletes.pending(disk, chunk),
       settledMs: (disk) => this.#reconcile.settledMs(disk),
     })
@@ -107,6 +116,11 @@ export class Leadership {
 
   /** SessionEvents. */
   attached(session: Session): void {
+    if (this.#isOld(session)) {
+      // It was fenced between its registration and its first heartbeat.
+      this.sessions.fence(session.node, 'it was fenced while it attached')
+      return
+    }
     const disks = session.disks.map((disk) => disk.number)
     this.#term.log.info('node attached', { node: session.node, disks: disks.join(',') })
     this.#health.feed({ kind: 'attached', node: session.node })
@@ -117,8 +131,7 @@ export class Leadership {
     }
     this.#leases.wake()
     this.#releaseHold()
-    this.#repair.queue.wakeParked()
-    this.#repair.schedule()
+    this.#unpark()
   }
 
   heard(session: Session): void {
@@ -165,6 +178,7 @@ export class Leadership {
   #makeScan(): DiskScan {
     const { queue } = this.#repair
     return new DiskScan(this.#term, {
+      reading: () => this.#repair.reading(),
       look: (disk, chunk, record) => {
         const own = record.replicas.find((replica) => replica.disk === disk)
         if (own?.state === 'deleting') this.#deletes.add(disk, chunk)
@@ -201,7 +215,23 @@ export class Leadership {
     const counts = after.record.live && after.record.reconciled
     if (counted && !counts) this.#term.log.warn('disk does not count', { disk: after.number, node: after.record.node })
     if (counted !== counts) this.#scan.add(after.number, true)
+    const session = this.sessions.ofDisk(after.number)
+    if (after.record.live && session !== undefined && this.#isOld(session)) {
+      this.sessions.fence(session.node, 'its disks were registered anew')
+    }
     this.#leases.wake()
+    this.#unpark()
+  }
+
+  /** True when a disk of the session has a later generation: what it says under its own would count for nothing. */
+  #isOld(session: Session): boolean {
+    return session.disks.some(
+      ({ number, generation }) => (this.topology.disks.get(number)?.record.generation ?? 0) > generation,
+    )
+  }
+
+  /** Something changed that may allow what could not start. */
+  #unpark(): void {
     this.#repair.queue.wakeParked()
     this.#repair.schedule()
   }

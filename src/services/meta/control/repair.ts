@@ -47,16 +47,28 @@ export interface RepairParts {
   readonly evidence: Evidence
   /** A chunk has more copies than wanted. */
   surplus(chunk: ChunkId): void
+  /** A copy to the disk was given up without an answer: it may have arrived. */
+  doubt(disk: DiskNumber, chunk: ChunkId): void
   /** Ids whose deletion on the disk is under way: no copy may go there. */
   beingDeleted(disk: DiskNumber, chunk: ChunkId): boolean
   /** When the reconciliation of a disk that just attached is waited for until; 0 when it is not. */
   settledMs(disk: DiskNumber): number
 }
 
+/** A read of the state that takes a while, and what was changed since it began. */
+export interface Reading {
+  /** True when the chunk changed since: what was read of it may be out of date, and it is looked at anyway. */
+  overtaken(chunk: ChunkId): boolean
+  end(): void
+}
+
 const queueMax = 65_536
 const dirtyMax = 65_536
 const lostMax = 65_536
 const copyDeadlineMs = 30_000
+/** After these the chunk is not on the target, or was there before. */
+const copyNotMade: readonly string[] = ['CORRUPT', 'CONFLICT', 'NOT_FOUND', 'NO_SPACE', 'DISK_FAILED']
+const replaceMax = 4096
 const backoffMs = 1000
 const backoffMaxMs = 30_000
 const lastCopyBackoffMaxMs = 5000
@@ -78,6 +90,7 @@ export class Repair {
   readonly #deferredAlarm: Alarm
   readonly #copies = new Set<string>()
   readonly #replaceNext = new Set<string>()
+  readonly #readings = new Set<Set<ChunkId>>()
   #dirtyOverflow = false
 
   constructor(term: Term, parts: RepairParts) {
@@ -94,7 +107,22 @@ export class Repair {
   changed(chunk: ChunkId): void {
     if (this.#dirty.size >= dirtyMax) this.#dirtyOverflow = true
     else this.#dirty.add(chunk)
+    for (const changed of this.#readings) if (changed.size <= dirtyMax) changed.add(chunk)
     this.#dirtyPump.kick()
+  }
+
+  /** Begins a read that changes may overtake; end it. */
+  reading(): Reading {
+    const changed = new Set<ChunkId>()
+    this.#readings.add(changed)
+    return {
+      overtaken: (chunk) => {
+        // More changes than are kept: any chunk may be one of them.
+        if (changed.size > dirtyMax) this.changed(chunk)
+        return changed.size > dirtyMax || changed.has(chunk)
+      },
+      end: () => void this.#readings.delete(changed),
+    }
   }
 
   /** True while a copy of the chunk to the disk is ordered: what arrives there is not an orphan. */
@@ -109,7 +137,13 @@ export class Repair {
       for (;;) {
         const page = await this.#term.queries.short(index, from, 512)
         for (const { chunk, sinceMs } of page) {
-          this.#look(chunk, await this.#term.queries.chunk(chunk), this.#term.fromWallMs(sinceMs))
+          const reading = this.reading()
+          try {
+            const record = await this.#term.queries.chunk(chunk)
+            if (!reading.overtaken(chunk)) this.#look(chunk, record, this.#term.fromWallMs(sinceMs))
+          } finally {
+            reading.end()
+          }
         }
         const last = page.at(-1)
         if (last === undefined || page.length < 512) break
@@ -120,15 +154,15 @@ export class Repair {
   }
 
   /**
-   * A chunk as a disk's entry shows it. The entry may be older than what was learned meanwhile and does not say whether
-   * anything refers to the chunk: it may put a chunk into the queue, where it is looked at again before a copy starts,
-   * but takes none out and calls none lost; for that the chunk's record is read.
+   * A chunk as a disk's entry shows it. The entry does not say whether anything refers to the chunk, so one that seems
+   * lost is looked up: it may be on its way out.
    */
   consider(chunk: ChunkId, facts: ChunkFacts): void {
-    const need = classify(facts.wanted, this.#parts.topology.counted(facts.replicas), this.#parts.topology.zones)
-    const known = this.queue.get(chunk) !== undefined || this.lost.has(chunk)
+    const { topology } = this.#parts
     const copying = facts.replicas.some((replica) => replica.state === 'copying')
-    if (need === 'lost' || known || copying) this.changed(chunk)
+    const lost = classify(facts.wanted, topology.counted(facts.replicas), topology.zones) === 'lost'
+    if (lost && this.lost.size >= lostMax) return
+    if (copying || lost) this.changed(chunk)
     else this.#judge(chunk, facts, undefined)
   }
 
@@ -336,6 +370,9 @@ export class Repair {
     const { topology, sessions, changes } = this.#parts
     const record = await this.#term.queries.chunk(chunk)
     if (record === undefined || (record.references === 0 && !record.pinned)) return undefined
+    const stored = record.replicas.find((replica) => replica.disk === plan.targetDisk)?.state
+    // The plan was made from what was known then: a copy that counts, or that is to go, is no target.
+    if (stored === 'current' || stored === 'deleting') return undefined
     const session = sessions.ofDisk(plan.targetDisk)
     if (session === undefined) return undefined
     const sources = plan.sourceDisks.flatMap((disk) => topology.addresses([disk]))
@@ -362,7 +399,8 @@ export class Repair {
       code,
       reason,
     })
-    if (code === 'CONFLICT') this.#replaceNext.add(`${plan.targetDisk}/${chunk}`)
+    if (code === 'CONFLICT' && this.#replaceNext.size < replaceMax) this.#replaceNext.add(`${plan.targetDisk}/${chunk}`)
+    if (!copyNotMade.includes(code)) this.#parts.doubt(plan.targetDisk, chunk)
     if (code === 'CORRUPT' || code === 'NOT_FOUND' || code === 'DATA_LOST') {
       for (const disk of plan.sourceDisks) this.#parts.evidence.report(chunk, disk)
     }

@@ -26,6 +26,8 @@ export interface DiskView {
   chunks: number
   /** Bytes placed here since its last heartbeat. */
   placedBytes: number
+  /** In the placement table; 0: takes no new copies. */
+  weight: number
 }
 
 export interface NodeView {
@@ -39,6 +41,8 @@ export interface NodeView {
 export interface TopologyEvents {
   disk(before: DiskRecord | undefined, after: DiskView): void
   node(node: NodeView): void
+  /** A disk takes new copies that took none before. */
+  room(): void
 }
 
 const minimumFreeBytes = 64 * 1024 * 1024
@@ -231,7 +235,7 @@ export class Topology {
     let view = this.disks.get(number)
     if (view === undefined) {
       const { capacityBytes, usedBytes } = record
-      view = { number, record, capacityBytes, usedBytes, chunks: 0, placedBytes: 0 }
+      view = { number, record, capacityBytes, usedBytes, chunks: 0, placedBytes: 0, weight: 0 }
       this.disks.set(number, view)
     } else view.record = record
     this.#zones = undefined
@@ -272,7 +276,10 @@ export class Topology {
   #reweigh(disk: DiskView): void {
     const node = this.nodes.get(disk.record.node)
     if (node === undefined) return
-    this.placement.set({ disk: disk.number, node: node.id, zone: node.record.zone, weight: this.#weight(disk) })
+    const before = disk.weight
+    disk.weight = this.#weight(disk)
+    this.placement.set({ disk: disk.number, node: node.id, zone: node.record.zone, weight: disk.weight })
+    if (before === 0 && disk.weight > 0) this.#events.room()
   }
 
   #weight(disk: DiskView): number {

@@ -23,6 +23,8 @@ class ServerEnd {
   closed = false
   deliver: (message: holdfast.v1.NodeMessage) => void = () => undefined
   over: (error: StoreError | undefined) => void = () => undefined
+  #paused = false
+  #held: holdfast.v1.NodeMessage[] = []
   readonly #toNode: (order: Order) => void
   readonly #endNode: (error: StoreError | undefined) => void
 
@@ -42,8 +44,13 @@ class ServerEnd {
       },
       end: () => this.close(undefined),
       destroy: (error) => this.close(error),
-      pause: () => undefined,
-      resume: () => undefined,
+      pause: () => {
+        this.#paused = true
+      },
+      resume: () => {
+        this.#paused = false
+        for (const message of this.#held.splice(0)) this.#deliver(message)
+      },
       onMessage: (handler) => {
         this.deliver = handler
       },
@@ -58,8 +65,14 @@ class ServerEnd {
   receive(message: Message): void {
     const bytes = nodeMethods.attach.encodeRequest(message)
     queueMicrotask(() => {
-      if (!this.closed) this.deliver(nodeMethods.attach.decodeRequest(bytes))
+      if (!this.closed) this.#deliver(nodeMethods.attach.decodeRequest(bytes))
     })
+  }
+
+  /** What comes while the stream is paused waits, in order. */
+  #deliver(message: holdfast.v1.NodeMessage): void {
+    if (this.#paused) this.#held.push(message)
+    else this.deliver(message)
   }
 
   close(error: StoreError | undefined): void {
@@ -100,8 +113,12 @@ export class FakeNode {
   mute = false
   /** Stays attached and sends no heartbeats. */
   silent = false
-  /** How long it takes to send a report. */
+  /** How long it takes to send the first part of a report. */
   reportDelayMs = 0
+  /** Ids in a page of a report. */
+  pageIds = 4096
+  /** How long it takes to answer a copy that is done. */
+  copyAnswerMs = 0
   disk = 0
   generation = 0
   ended: StoreError | undefined
@@ -166,6 +183,12 @@ export class FakeNode {
     this.#end = undefined
   }
 
+  /** Sends heartbeats again. */
+  wake(): void {
+    this.silent = false
+    if (this.#end !== undefined) this.#beat(this.#end)
+  }
+
   #report(): holdfast.v1.DiskReport.$Properties {
     return {
       id: this.diskId,
@@ -201,14 +224,22 @@ export class FakeNode {
     if (this.mute) return
     if (order.reportRange) {
       const { from, to } = order.reportRange
-      const ids = [...this.chunks.keys()].filter((id) => id >= from && id < to).sort((a, b) => a - b)
-      const send = (): void => end.receive({ report: { order: order.order, disk: this.disk, ids, until: to } })
-      if (this.reportDelayMs > 0) this.#around.clock.after(this.reportDelayMs, send)
+      const held = [...this.chunks.keys()].filter((id) => id >= from && id < to).sort((a, b) => a - b)
+      const send = (): void => {
+        for (let at = 0; at === 0 || at < held.length; at += this.pageIds) {
+          const ids = held.slice(at, at + this.pageIds)
+          const until = held[at + this.pageIds] ?? to
+          end.receive({ report: { order: order.order, disk: this.disk, ids, until } })
+        }
+      }
+      if (this.reportDelayMs > 0 && from === 0) this.#around.clock.after(this.reportDelayMs, send)
       else send()
       return
     }
     const { code, ids } = this.#carryOut(order)
-    end.receive({ result: { order: order.order, code, message: code, generation: this.generation, ids, bytes: 0 } })
+    const result = { order: order.order, code, message: code, generation: this.generation, ids, bytes: 0 }
+    if (order.copy && this.copyAnswerMs > 0) this.#around.clock.after(this.copyAnswerMs, () => end.receive({ result }))
+    else end.receive({ result })
   }
 
   #note(order: Order): void {

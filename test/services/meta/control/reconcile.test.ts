@@ -173,6 +173,53 @@ describe('controllers: nodes, leases and deletes', () => {
     await world.until('forgotten', async () => (await world.machine.queries.chunk(chunk)) === undefined, 5000)
   })
 
+  it('compares a report of many pages while it asks the node about what is absent', async () => {
+    world = await ControlWorld.make(['a', 'b', 'a', 'b'])
+    const lease = await world.lease()
+    const ids: number[] = []
+    for (let i = 0; i < 100; i++) ids.push(await world.chunk(lease, i, 3, [1, 2, 3]))
+    const gone = ids.filter((_id, i) => i % 7 === 0)
+    world.node(1).kill()
+    for (const id of gone) world.node(1).chunks.delete(id)
+    world.node(1).pageIds = 1
+    world.node(1).restart()
+    await world.until('reconciled', async () => (await world.machine.queries.disk(1))?.reconciled === true, 5000)
+    expect(world.events('node down')).to.deep.equal([])
+    expect(world.events('disk reconciled').at(-1)?.fields['missing']).to.equal(gone.length)
+    await world.until('repaired', async () => {
+      const copies = await Promise.all(ids.map((id) => world.copiesOf(id)))
+      return copies.every((list) => list.length === 3)
+    })
+  })
+
+  it('fences a node that registered again and died before its first heartbeat', async () => {
+    world = await ControlWorld.make(['a', 'b', 'a'])
+    world.node(1).kill()
+    await world.until('down', async () => (await world.machine.queries.disk(1))?.live === false, 3000)
+    world.node(1).silent = true
+    world.node(1).restart()
+    await world.until('registered', async () => (await world.machine.queries.disk(1))?.live === true, 1000)
+    world.node(1).kill()
+    await world.until('down again', async () => (await world.machine.queries.disk(1))?.live === false, 15_000)
+    const lease = await world.lease(1000)
+    await world.until('swept', async () => (await world.machine.queries.lease(lease)) === undefined, 20_000)
+  })
+
+  it('has a node register again that was fenced before its first heartbeat', async () => {
+    world = await ControlWorld.make(['a', 'b', 'a'])
+    world.node(1).kill()
+    world.node(1).silent = true
+    world.node(1).restart()
+    await world.settle()
+    await world.propose({ kind: 'nodeDown', node: 's1', incarnation: world.node(1).incarnation })
+    await world.settle()
+    world.node(1).wake()
+    await world.until('told', () => world.node(1).ended?.code === 'FENCED', 2000)
+    world.node(1).attach()
+    await world.until('counts', async () => (await world.machine.queries.disk(1))?.reconciled === true, 3000)
+    expect((await world.control.status()).nodes[0]?.health).to.equal('up')
+  })
+
   it('refuses a node of another cluster and one that has seen a later term', async () => {
     world = await ControlWorld.make(['a', 'b'])
     const [first, second] = [world.node(1), world.node(2)]

@@ -145,6 +145,87 @@ describe('controllers: repair', () => {
     await world.until('repaired', async () => (await world.copiesOf(chunk)).length === 3)
   })
 
+  it('goes on when the only target was suspected for a while', async () => {
+    world = await ControlWorld.make(['a', 'b', 'a', 'b'])
+    const lease = await world.lease()
+    const chunk = await world.chunk(lease, 0, 3, [1, 2, 3])
+    world.node(4).silent = true
+    await world.until('suspected', () => world.events('node suspected').length === 1, 5000)
+    world.node(3).kill()
+    await world.until('parked', async () => (await world.control.status()).repair.parked?.['no-target'] === 1, 5000)
+    world.node(4).wake()
+    await world.until('repaired', async () => (await world.copiesOf(chunk)).length === 3, 5000)
+    expect(await world.copiesOf(chunk)).to.include('s4')
+  })
+
+  it('deletes a copy that was made after it was given up, when the chunk is whole without it', async () => {
+    world = await ControlWorld.make(['a', 'b', 'a', 'b', 'a'])
+    const lease = await world.lease(1000)
+    const chunk = await world.chunk(lease, 0, 3, [1, 2, 3])
+    for (const target of [4, 5]) world.node(target).copyAnswerMs = 60_000
+    world.node(1).kill()
+    await world.until('given up', () => world.events('repair copy failed').length === 1)
+    for (const target of [4, 5]) world.node(target).copyAnswerMs = 0
+    const late = world.nodes.find(
+      (node) => node.id !== 's1' && node.chunks.has(chunk) && node.orders.includes(`copy ${chunk}`),
+    )
+    const other = world.node(late?.id === 's4' ? 5 : 4)
+    other.chunks.set(chunk, 'good')
+    await world.propose({
+      kind: 'replicas',
+      changes: [{ chunk, disk: other.disk, generation: other.generation, change: 'copied', finding: '' }],
+    })
+    await world.until('cleaned', () => late !== undefined && !late.chunks.has(chunk), 30_000)
+    expect(await world.copiesOf(chunk)).to.have.length(3)
+    expect(world.nodes.filter((node) => node.alive && node.chunks.get(chunk) === 'good')).to.have.length(3)
+  })
+
+  it('calls no chunk lost that nothing refers to any more', async () => {
+    world = await ControlWorld.make(['a', 'b', 'a'])
+    const lease = await world.lease(1000)
+    const chunk = await world.chunk(lease, 0, 1, [1])
+    await world.advance(5000)
+    world.node(1).mute = true
+    await world.propose({ kind: 'unpinChunk', chunk })
+    await world.advance(61_000)
+    await world.propose({ kind: 'reclaim', graceMs: 60_000, chunks: [chunk] })
+    world.node(1).kill()
+    await world.until('down', () => world.events('node down').length === 1, 3000)
+    await world.settle()
+    expect((await world.control.status()).chunks.lost).to.equal(0)
+  })
+
+  it('does not judge by an entry that a change overtook while it was read', async () => {
+    world = await ControlWorld.make(['a', 'b', 'a', 'b'])
+    const lease = await world.lease()
+    const chunk = await world.chunk(lease, 0, 3, [1, 2, 3])
+    // A walk over the disk begins, and gets its page only after the replica was found missing and judged.
+    const { queries } = world.machine
+    const diskChunks = queries.diskChunks.bind(queries)
+    let pages = 0
+    let release = (): void => undefined
+    const held = new Promise<void>((resolve) => {
+      release = resolve
+    })
+    queries.diskChunks = async (disk, from, limit, to) => {
+      const page = await diskChunks(disk, from, limit, to)
+      if (disk === world.node(2).disk && to === undefined && pages++ === 0) await held
+      return page
+    }
+    for (const node of world.nodes) node.mute = true
+    world.node(2).cut()
+    world.node(2).attach()
+    await world.advance(1000)
+    expect(pages).to.equal(1)
+    const { disk, generation } = world.node(1)
+    world.node(1).chunks.delete(chunk)
+    await world.propose({ kind: 'replicas', changes: [{ chunk, disk, generation, change: 'missing', finding: '' }] })
+    await world.settle()
+    release()
+    await world.settle()
+    expect((await world.control.status()).chunks.degraded).to.equal(1)
+  })
+
   it('tells what is lost for now and counts it again when the disk returns', async () => {
     world = await ControlWorld.make(['a', 'b', 'a'])
     const lease = await world.lease()

@@ -151,6 +151,18 @@ describe('disk engine', () => {
     expect(disk.status().chunks).to.equal(1)
   })
 
+  it('counts a chunk once that replaces one whose index record is damaged', async () => {
+    const world = new DiskWorld()
+    const disk = await world.open()
+    await put(disk, 1, content(1, 1000))
+    world.kv.tamper('index', indexKeys.chunk(1), (value) => {
+      value[20] = (value[20] ?? 0) ^ 1
+    })
+    await put(disk, 1, content(1, 1000), { replace: true })
+    expect(disk.status().chunks).to.equal(1)
+    await disk.close()
+  })
+
   it('keeps serving after replacing, and counts a chunk once', async () => {
     const disk = await new DiskWorld().open()
     await put(disk, 1, content(1, large))

@@ -78,6 +78,22 @@ const codeOfStatus: Readonly<Record<number, ErrorCode>> = {
   [Status.DATA_LOSS]: 'CORRUPT',
 }
 
+const connectReasons: Readonly<Record<string, string>> = {
+  ECONNREFUSED: 'connection refused',
+  ECONNRESET: 'connection reset',
+  EHOSTUNREACH: 'host unreachable',
+  ENETUNREACH: 'network unreachable',
+  ETIMEDOUT: 'connection timed out',
+  ENOTFOUND: 'host name not found',
+}
+
+/** The words for a connection that was never made; any other reason as it is. */
+function plainReason(reason: string): string {
+  if (reason.startsWith('Name resolution failed')) return 'host name not found'
+  const code = /^No connection established\b.*\b(E[A-Z]+)\b/.exec(reason)?.[1]
+  return (code === undefined ? undefined : connectReasons[code]) ?? reason
+}
+
 /** The StoreError that a failed call stands for; `doing` starts its message when the other side gave none. */
 export function errorOfStatus(status: ReceivedStatus, doing: string): StoreError {
   const own = fromTrailer(status.metadata)
@@ -92,5 +108,5 @@ export function errorOfStatus(status: ReceivedStatus, doing: string): StoreError
   if (code === 'UNAVAILABLE' && /^(No connection established|Name resolution failed)/.test(reason)) {
     options.outcome = 'definite'
   }
-  return new StoreError(code, `${doing}: ${reason}`, options)
+  return new StoreError(code, `${doing}: ${plainReason(reason)}`, options)
 }

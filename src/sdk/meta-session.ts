@@ -147,6 +147,12 @@ function worthRetry(code: ErrorCode): boolean {
   return retry === 'now-elsewhere' || retry === 'after-delay'
 }
 
+/** What went wrong in a few words, without the method and address that a transport's error begins with. */
+function shortReason(error: StoreError): string {
+  if (error.code === 'TIMEOUT') return 'no answer in time'
+  return error.message.replace(/^\/\S+ at \S+: /, '')
+}
+
 export class MetaClient {
   readonly #env: Env
   readonly #seeds: readonly string[]
@@ -173,14 +179,18 @@ export class MetaClient {
     const startMs = clock.monotonicMs()
     let unknown = false
     let redirects = 0
+    /** What went wrong last, by itself and not by the caller giving up. */
+    let last: StoreError | undefined
+    const gaveUp = (): StoreError => this.#gaveUp(kind, options.signal, last, unknown, clock.monotonicMs() - startMs)
     for (let attempt = 1; ; attempt++) {
-      if (options.signal.aborted) throw abortReason(options.signal)
+      if (options.signal.aborted) throw gaveUp()
       if (this.#closed) throw new StoreError('CANCELLED', `${kind}: the connection was closed by the caller`)
       const link = this.#current()
       const answer = await this.#attempt(link, kind, request, options.signal)
       if (answer.ok) return answer.reply
       const { error } = answer
-      if (options.signal.aborted) throw error
+      if (options.signal.aborted) throw gaveUp()
+      last = error
       if (!worthRetry(error.code)) {
         if (!unknown) throw error
         const settled = options.afterUnknown?.(error)
@@ -190,9 +200,11 @@ export class MetaClient {
       if (error.outcome === 'unknown') unknown = true
       const hinted = this.#moveOn(link, error)
       const limitMs = this.#everAnswered ? this.#times.retryMs : this.#times.connectMs
-      if (clock.monotonicMs() - startMs >= limitMs) throw this.#exhausted(kind, error, unknown, limitMs)
+      const spentMs = clock.monotonicMs() - startMs
+      if (spentMs >= limitMs) throw this.#exhausted(kind, error, unknown, spentMs)
       if (hinted && redirects++ < redirectsFree) continue
-      await sleep(clock, this.#pace.delayMs(attempt, error.details.retryAfterMs), options.signal)
+      const delayMs = this.#pace.delayMs(attempt, error.details.retryAfterMs)
+      await sleep(clock, delayMs, options.signal).catch(() => undefined)
     }
   }
 
@@ -249,23 +261,34 @@ export class MetaClient {
     return false
   }
 
-  #exhausted(kind: string, error: StoreError, unknown: boolean, limitMs: number): StoreError {
+  /** The caller's time is over, or it cancelled: the error says what stood in the way, where anything did. */
+  #gaveUp(
+    kind: string,
+    signal: AbortSignal,
+    last: StoreError | undefined,
+    unknown: boolean,
+    spentMs: number,
+  ): StoreError {
+    const reason = abortReason(signal)
+    if (reason.code !== 'TIMEOUT' || last === undefined) return reason
+    return this.#exhausted(kind, last, unknown, spentMs)
+  }
+
+  #exhausted(kind: string, error: StoreError, unknown: boolean, spentMs: number): StoreError {
     const outcome = unknown ? 'unknown' : 'definite'
     const asked = this.#seeds.join(', ')
     if (!this.#everAnswered) {
       return new StoreError(
         'UNAVAILABLE',
-        `no meta node answers at ${asked}: is the cluster running? check --meta or run "holdfast up"`,
-        {
-          cause: error,
-          outcome,
-        },
+        `no meta node answers at ${asked} (${shortReason(error)}): is the cluster running? check --meta or run "holdfast up"`,
+        { cause: error, outcome },
       )
     }
     if (error.code === 'NOT_LEADER' || error.code === 'NO_QUORUM' || error.code === 'UNAVAILABLE') {
+      const seconds = Math.max(1, Math.round(spentMs / 1000))
       return new StoreError(
         'NO_QUORUM',
-        `${kind}: no meta node leads (asked ${asked} for ${Math.round(limitMs / 1000)} s): a majority of them must be up`,
+        `${kind}: no meta node leads (asked ${asked} for ${seconds} s; last: ${shortReason(error)}): a majority of the meta nodes must be up`,
         { cause: error, outcome },
       )
     }

@@ -29,13 +29,31 @@ export class SimProcess {
   paused = false
   /** Events held back by a pause. */
   held: SimEvent[] = []
-  /** Wall clock minus true time. */
+  /** Wall clock minus what a right one would show. */
   wallOffsetMs = 0
-  /** How fast its clock runs: 1 is right. */
-  rate = 1
+  /** How fast its clocks run: 1 is right. */
+  #rate = 1
+  #rateSinceMs = 0
+  #clockAtRateMs = 0
 
   constructor(id: string) {
     this.id = id
+  }
+
+  get rate(): number {
+    return this.#rate
+  }
+
+  /** From true time `trueMs` on its clocks run at `rate`; timers that are already set keep their true time. */
+  setRate(trueMs: number, rate: number): void {
+    this.#clockAtRateMs = this.clockMs(trueMs)
+    this.#rateSinceMs = trueMs
+    this.#rate = rate
+  }
+
+  /** What its monotonic clock shows at true time `trueMs`. */
+  clockMs(trueMs: number): number {
+    return this.#clockAtRateMs + (trueMs - this.#rateSinceMs) * this.#rate
   }
 }
 
@@ -200,8 +218,8 @@ export class World {
 export function simClock(world: World, host: SimProcess): Clock {
   const epochMs = 1_700_000_000_000
   return {
-    monotonicMs: () => world.nowMs * host.rate,
-    wallMs: () => Math.floor(epochMs + world.nowMs * host.rate + host.wallOffsetMs),
+    monotonicMs: () => host.clockMs(world.nowMs),
+    wallMs: () => Math.floor(epochMs + host.clockMs(world.nowMs) + host.wallOffsetMs),
     after: (delayMs, handler) => world.after(delayMs / host.rate, `${host.id} timer`, host, handler),
   }
 }

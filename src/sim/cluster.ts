@@ -367,7 +367,10 @@ class Simulation {
       const wrote = await probe.put('fresh')
       let readable = wrote
       for (let i = 0; i < keyCount && readable; i++) readable = await probe.read(`key-${i}`)
-      if (!readable) continue
+      if (!readable) {
+        this.world.note('probe', `${wrote ? 'cannot read' : 'cannot write'}: ${probe.trouble}`)
+        continue
+      }
       const status = await probe.status()
       if (status === undefined) continue
       const chunks = status.chunks

@@ -1,5 +1,5 @@
 /**
- * The one who breaks things, from the seed: crashes, power loss, pauses, cuts, resets, wrong clocks, rot.
+ * The one who breaks things, from the seed: crashes, power loss, pauses, cuts, resets, wrong and slow clocks, rot.
  *
  * Every fault it makes is one that the store promises to survive: it never takes the last intact copy of a chunk, and
  * disks keep what they acknowledged. Which faults a run has, and how often, is drawn from the seed as well, because runs
@@ -38,6 +38,7 @@ const faultKinds = [
   'pause',
   'isolate',
   'split',
+  'lonely-leader',
   'one-way',
   'reset',
   'clock',
@@ -75,6 +76,7 @@ export class Nemesis {
     net.heal()
     for (const victim of victims) {
       victim.host.wallOffsetMs = 0
+      victim.host.setRate(world.nowMs, 1)
       if (!victim.host.alive) victim.start()
       if (victim.host.paused) world.resume(victim.host)
     }
@@ -129,6 +131,8 @@ export class Nemesis {
         return this.#later(100, 4000, () => net.heal())
       case 'split':
         return this.#split()
+      case 'lonely-leader':
+        return this.#lonely(this.#of('meta').find((victim) => victim.host.id === this.#options.leader()))
       case 'one-way':
         for (const other of random.chance(0.5) ? victims : [random.pick(victims)]) net.cut(one.host, other.host)
         return this.#later(100, 4000, () => net.heal())
@@ -161,6 +165,18 @@ export class Nemesis {
     const right = mixed.slice(left.length)
     for (const a of left) for (const b of right) this.#cutBoth(a, b)
     this.#later(100, 4000, () => net.heal())
+  }
+
+  /** Its peers elect another leader, while it still has its clients and a slow clock, by which it has just been heard. */
+  #lonely(leader: Victim | undefined): void {
+    if (leader === undefined) return
+    const { net, random, world } = this.#options
+    for (const other of this.#of('meta')) if (other !== leader) this.#cutBoth(leader, other)
+    leader.host.setRate(world.nowMs, random.between(0.05, 0.5))
+    this.#later(500, 4000, () => {
+      leader.host.setRate(world.nowMs, 1)
+      net.heal()
+    })
   }
 
   #skew(victim: Victim): void {

@@ -50,6 +50,8 @@ export class SimClient {
   #leader: string
   #lease: { id: number; next: number; end: number } | undefined
   stopped = false
+  /** The last thing that did not work, for the trace. */
+  trouble = ''
   /** Operations that ended well. */
   done = 0
 
@@ -94,6 +96,7 @@ export class SimClient {
       } catch (thrown) {
         const error = isStoreError(thrown) ? thrown : new StoreError('INTERNAL', String(thrown))
         if (error.outcome === 'unknown') unsure = true
+        this.trouble = `${method.path} at ${this.#leader}: ${error.code} ${error.message}`
         const hint = error.details.leader?.[0]
         this.#leader = hint ?? random.pick(meta)
         if (!error.retryable || clock.monotonicMs() > endMs) return { reply: undefined, error, unsure }
@@ -127,6 +130,7 @@ export class SimClient {
   /** Writes chunks to the placed disks; undefined when a chunk did not reach a majority of them. */
   async #writeChunks(ids: readonly number[]): Promise<holdfast.v1.ChunkRef.$Properties[] | undefined> {
     const { copies } = this.#options
+    if (ids.length === 0) return []
     const { reply } = await this.#ask(metaMethods.place, { chunks: ids.length, copies, chunkBytes })
     if (reply === undefined) return undefined
     const refs: holdfast.v1.ChunkRef.$Properties[] = []
@@ -163,7 +167,8 @@ export class SimClient {
     }
     try {
       return await this.#options.net.call(address, storageMethods.putChunk, request, { timeoutMs: 800 })
-    } catch {
+    } catch (thrown) {
+      this.trouble = `put chunk ${id} at ${address}: ${String(thrown)}`
       return undefined
     }
   }
@@ -295,6 +300,7 @@ export class SimClient {
         if (toHex(reply.begin?.root ?? new Uint8Array(0)) === toHex(chunk.root)) return true
       } catch (thrown) {
         const code = isStoreError(thrown) ? thrown.code : 'UNAVAILABLE'
+        this.trouble = `get chunk ${chunk.id} of disk ${replica.disk} at ${address}: ${String(thrown)}`
         if (code === 'NOT_FOUND' || code === 'CORRUPT') {
           await this.#ask(metaMethods.reportReplica, { chunk: chunk.id, disk: replica.disk, code }, 1000)
         }

@@ -321,6 +321,19 @@ describe('store over a fake cluster', () => {
       expect(await codeOf(store.stat('photos', 'cat'))).to.equal('NO_QUORUM')
     })
 
+    it('says whom it asked and what the last answer was when the time is over', async () => {
+      const alone = createClient(cluster.env, { meta: ['nobody:1'] })
+      const nobody: unknown = await alone.buckets.list({ timeoutMs: 300 }).catch((error: unknown) => error)
+      await alone.close()
+      expect(isStoreError(nobody) && nobody.code).to.equal('UNAVAILABLE')
+      expect(String(nobody)).to.match(/no meta node answers at nobody:1 \(.+\)/)
+      await store.stat('photos', 'cat').catch(() => undefined)
+      cluster.meta.before = () => new StoreError('NOT_LEADER', 'no leader is known')
+      const headless: unknown = await store.stat('photos', 'cat', { timeoutMs: 300 }).catch((error: unknown) => error)
+      expect(isStoreError(headless) && headless.code, String(headless)).to.equal('NO_QUORUM')
+      expect(String(headless)).to.match(/no meta node leads .*last: no leader is known/)
+    })
+
     it("asks again elsewhere when a node goes silent, within the caller's time limit", async () => {
       cluster.meta.before = () => 'hang'
       expect(await codeOf(store.stat('photos', 'cat', { timeoutMs: 100 }))).to.equal('TIMEOUT')

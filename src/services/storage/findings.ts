@@ -22,7 +22,7 @@ export interface Finding {
 }
 
 /** A finding as a heartbeat carries it. */
-export interface SentFinding {
+interface SentFinding {
   readonly chunk: ChunkId
   readonly disk: DiskNumber
   readonly finding: string

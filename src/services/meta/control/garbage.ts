@@ -8,7 +8,8 @@
 import { StoreError } from '../../../model/errors.ts'
 import { Alarm, Pump, type Term } from './term.ts'
 
-const reclaimMax = 1000
+/** With 8 replicas each, an entry touches less than 4,096 records. */
+const reclaimMax = 400
 const trashMax = 16
 
 export class Garbage {

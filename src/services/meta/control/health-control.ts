@@ -39,7 +39,10 @@ export class HealthControl {
   }
 
   #known(node: NodeView): void {
-    this.feed({ kind: 'known', node: node.id, health: node.record.health === 'down' ? 'down' : 'up' })
+    const health = node.record.health === 'down' ? 'down' : 'up'
+    // The watch gives no verdict about what it is told, so the view is told here as well.
+    this.#topology.setHealth(node.id, health)
+    this.feed({ kind: 'known', node: node.id, health })
   }
 
   feed(event: HealthEvent): void {
@@ -54,11 +57,14 @@ export class HealthControl {
   /** The committed record of a node changed: it may be new, and a session that a fence overtook must register again. */
   recordChanged(node: NodeView): void {
     const down = node.record.health === 'down'
-    const unknown = this.#watch.silentMs(node.id, this.#term.nowMs()) === undefined
-    // A node that registered after it was down, or was declared down after it came back, and has no stream that speaks for
-    // it: the record says what it is, and from here on its silence counts again.
-    const differs = down !== (this.#watch.health(node.id) === 'down') && this.#sessions.of(node.id) === undefined
-    if (unknown || differs) this.#known(node)
+    if (this.#watch.silentMs(node.id, this.#term.nowMs()) === undefined) this.#known(node)
+    else if (down !== (this.#watch.health(node.id) === 'down') && this.#sessions.of(node.id) === undefined) {
+      // It registered after it was down, or was declared down after it came back, and has no stream that speaks for it.
+      // One that registered is up with its first heartbeat; until then its silence counts.
+      const health = down ? 'down' : 'suspected'
+      this.feed({ kind: 'known', node: node.id, health })
+      this.#topology.setHealth(node.id, health)
+    }
     if (!down) return
     this.#topology.setHealth(node.id, 'down')
     this.#sessions.fence(node.id, 'it was declared down')

@@ -84,9 +84,7 @@ export class Reconcile {
       if (record?.reconciled === true && record.generation === disk.generation) continue
       this.#settled.set(disk.number, this.#term.nowMs() + settleMs)
     }
-    this.#term.run('reconcile the disks of a node', async () => {
-      for (const disk of session.disks) await this.#untilDone(session, disk)
-    })
+    this.#term.run('reconcile the disks of a node', () => this.#untilDone(session))
   }
 
   /** Repair waits until then for the disk's copies to count again; 0 when it does not wait. */
@@ -163,23 +161,32 @@ export class Reconcile {
     }
   }
 
-  async #untilDone(session: Session, disk: SessionDisk): Promise<void> {
-    for (;;) {
-      this.#term.check()
-      const record = await this.#term.queries.disk(disk.number)
-      if (record === undefined || record.generation !== disk.generation || !record.live) return
-      if (record.reconciled) break
-      try {
-        await this.#compare(session, disk)
-        break
-      } catch (error) {
-        // Without a session the node has to attach again anyway; with one, it gets another order.
-        if (isStoreError(error) && error.code === 'UNAVAILABLE') return
-        this.#term.report('reconcile a disk', error)
-        await this.#term.sleep(retryMs)
-      }
+  /** One disk after the other, in turns: a disk that cannot be compared does not keep the others from counting. */
+  async #untilDone(session: Session): Promise<void> {
+    let left = session.disks
+    while (left.length > 0) {
+      const again: SessionDisk[] = []
+      for (const disk of left) if (!(await this.#reconcile(session, disk))) again.push(disk)
+      left = again
+      if (left.length > 0) await this.#term.sleep(retryMs)
+    }
+  }
+
+  /** False when it is to be tried again. */
+  async #reconcile(session: Session, disk: SessionDisk): Promise<boolean> {
+    this.#term.check()
+    const record = await this.#term.queries.disk(disk.number)
+    if (record === undefined || record.generation !== disk.generation || !record.live) return true
+    try {
+      if (!record.reconciled) await this.#compare(session, disk)
+    } catch (error) {
+      // Without a session the node has to attach again anyway; with one, it gets another order.
+      if (isStoreError(error) && error.code === 'UNAVAILABLE') return true
+      this.#term.report('reconcile a disk', error)
+      return false
     }
     this.#settled.delete(disk.number)
+    return true
   }
 
   async #compare(session: Session, disk: SessionDisk): Promise<void> {

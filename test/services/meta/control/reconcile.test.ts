@@ -183,7 +183,7 @@ describe('controllers: nodes, leases and deletes', () => {
     for (const id of gone) world.node(1).chunks.delete(id)
     world.node(1).pageIds = 1
     world.node(1).restart()
-    await world.until('reconciled', async () => (await world.machine.queries.disk(1))?.reconciled === true, 5000)
+    await world.until('reconciled', () => world.events('disk reconciled').length === 1, 5000)
     expect(world.events('node down')).to.deep.equal([])
     expect(world.events('disk reconciled').at(-1)?.fields['missing']).to.equal(gone.length)
     await world.until('repaired', async () => {
@@ -205,6 +205,20 @@ describe('controllers: nodes, leases and deletes', () => {
     await world.until('swept', async () => (await world.machine.queries.lease(lease)) === undefined, 20_000)
   })
 
+  it('takes a node for up with its first heartbeat, however long that comes after its registration', async () => {
+    world = await ControlWorld.make(['a', 'b', 'a'])
+    world.node(1).kill()
+    await world.until('down', async () => (await world.machine.queries.disk(1))?.live === false, 3000)
+    world.node(1).silent = true
+    world.node(1).restart()
+    await world.advance(1000)
+    expect((await world.control.status()).nodes[0]?.health).to.equal('suspected')
+    world.node(1).wake()
+    await world.advance(1000)
+    expect((await world.control.status()).nodes[0]?.health).to.equal('up')
+    expect(world.control.place({ chunks: 1, copies: 3, chunkBytes: 1000 }).disks).to.have.length(3)
+  })
+
   it('has a node register again that was fenced before its first heartbeat', async () => {
     world = await ControlWorld.make(['a', 'b', 'a'])
     world.node(1).kill()
@@ -218,6 +232,24 @@ describe('controllers: nodes, leases and deletes', () => {
     world.node(1).attach()
     await world.until('counts', async () => (await world.machine.queries.disk(1))?.reconciled === true, 3000)
     expect((await world.control.status()).nodes[0]?.health).to.equal('up')
+  })
+
+  it('ends the stream of a node whose disks were registered anew by another one', async () => {
+    world = await ControlWorld.make(['a', 'b', 'a'])
+    const [first] = await world.machine.queries.nodes()
+    const disk = await world.machine.queries.disk(1)
+    if (first === undefined || disk === undefined) throw new Error('node s1 is not registered')
+    const { addresses, zone } = first.record
+    const { id, state, capacityBytes, usedBytes } = disk
+    const disks = [{ id, state, capacityBytes, usedBytes }]
+    await world.propose({ kind: 'registerNode', node: 's1', addresses, zone, incarnation: 'e'.repeat(32), disks })
+    await world.settle()
+    expect(world.node(1).ended?.code).to.equal('FENCED')
+    world.node(1).attach()
+    await world.until('counts', async () => {
+      const now = await world.machine.queries.disk(1)
+      return now?.reconciled === true && now.generation === world.node(1).generation
+    })
   })
 
   it('refuses a node of another cluster and one that has seen a later term', async () => {

@@ -95,7 +95,9 @@ export class Objects {
       if (scope.signal.aborted) {
         const reason = abortReason(scope.signal)
         const failure = asStoreError(error, doing)
-        throw failure === reason
+        // Who does not answer, and why, says more than that the time is over.
+        const telling = reason.code === 'TIMEOUT' && (failure.code === 'UNAVAILABLE' || failure.code === 'NO_QUORUM')
+        throw failure === reason || telling
           ? failure
           : new StoreError(reason.code, reason.message, { cause: error, outcome: failure.outcome })
       }

@@ -3,7 +3,8 @@
  *
  * Only encoded bytes cross it. A link is directed, from one process to another. What a real TCP and HTTP/2 stack does
  * with loss is what happens here: a message is late, or the connection breaks; a stream never loses or reorders one
- * message alone. A unary request may arrive twice, because callers repeat what they do not know the end of.
+ * message alone. A unary request may arrive twice, because callers repeat what they do not know the end of;
+ * a refusal of one that did has an unknown outcome, for the other arrival may have been carried out.
  *
  * Faults are drawn from the network's own random numbers; cuts are set from outside (nemesis.ts).
  */
@@ -54,10 +55,16 @@ class Listener implements NetServer {
   }
 }
 
+function unsure(error: StoreError): StoreError {
+  return new StoreError(error.code, error.message, { cause: error, details: error.details, outcome: 'unknown' })
+}
+
 /** A unary call that waits for its answer. */
 interface PendingCall {
   readonly client: SimProcess
   server: SimProcess | undefined
+  /** It arrives twice. */
+  twice: boolean
   readonly abort: AbortController
   settled: boolean
   settle(outcome: { reply: Uint8Array } | { error: StoreError }): void
@@ -169,6 +176,7 @@ export class SimNet {
       const call: PendingCall = {
         client: host,
         server: undefined,
+        twice: false,
         abort: new AbortController(),
         settled: false,
         settle: (outcome) => {
@@ -177,7 +185,7 @@ export class SimNet {
           this.#calls.delete(call)
           timer.cancel()
           options.signal?.removeEventListener('abort', cancelled)
-          if ('error' in outcome) reject(outcome.error)
+          if ('error' in outcome) reject(call.twice ? unsure(outcome.error) : outcome.error)
           else resolve(outcome.reply)
         },
       }
@@ -200,6 +208,7 @@ export class SimNet {
 
   #send(call: PendingCall, address: string, method: AnyMethod, bytes: Uint8Array): void {
     const times = this.random.chance(this.faults.duplicateRate) ? 2 : 1
+    call.twice = times > 1
     for (let i = 0; i < times; i++) {
       const target = this.listenerAt(address)
       if (target !== undefined && (this.isCut(call.client, target.host) || this.random.chance(this.faults.lossRate))) {

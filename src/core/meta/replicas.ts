@@ -55,7 +55,10 @@ function worsened(tx: Transaction, change: ReplicaChange, chunk: ChunkRecord, re
     if (overdue) dropReplica(tx, change.chunk, chunk, change.disk)
   } else if (change.change === 'missing') {
     if (state === 'deleting') dropReplica(tx, change.chunk, chunk, change.disk)
-    else if (state !== 'missing') setReplica(tx, change.chunk, chunk, { ...replica, state: 'missing' })
+    else if (state !== 'missing') {
+      setReplica(tx, change.chunk, chunk, { ...replica, state: 'missing' })
+      if (state === 'corrupt') markRepaired(tx, change.chunk, change.disk)
+    }
   }
 }
 
@@ -86,7 +89,10 @@ function recordFinding(tx: Transaction, change: ReplicaChange): void {
   tx.effect({ kind: 'corrupt', chunk: change.chunk, disk: change.disk, finding: change.finding })
 }
 
-/** Marks the newest open finding on this replica; an older one may have left the ring. */
+/**
+ * Marks the newest open finding on this replica; an older one may have left the ring. Called when the bad bytes stop
+ * being a listed replica: replaced in place, trimmed because enough good copies were proven, or gone.
+ */
 function markRepaired(tx: Transaction, chunk: ChunkId, disk: DiskNumber): void {
   const { findings } = tx.counters
   for (let i = findings - 1; i >= 0 && i >= findings - findingSlots; i--) {
@@ -149,6 +155,7 @@ function putDeleting(tx: Transaction, id: ChunkId, chunk: ChunkRecord, chosen: r
   putChunk(tx, id, { ...chunk, replicas })
   for (const replica of chosen) {
     if (replica.state === 'deleting') continue
+    if (replica.state === 'corrupt') markRepaired(tx, id, replica.disk)
     const generation = getDisk(tx, replica.disk)?.generation ?? replica.generation
     tx.effect({ kind: 'deleting', chunk: id, disk: replica.disk, generation })
   }

@@ -147,6 +147,16 @@ describe('replicas', () => {
     expect(shortNames()).to.deep.equal([])
   })
 
+  it('marks a corruption repaired when a copy elsewhere made the bad replica surplus and it was trimmed', () => {
+    pin([1, 2, 3])
+    world.ok(change(2, 'corrupt'))
+    world.ok(change(4, 'copied'))
+    expect(world.get(keys.finding(0), findingRecord)).to.include({ repaired: false })
+    world.ok(trim(2, [1, 3, 4]))
+    expect(world.states(chunk)).to.equal('1:current 2:deleting 3:current 4:current')
+    expect(world.get(keys.finding(0), findingRecord)).to.include({ repaired: true })
+  })
+
   it('keeps findings in a ring', () => {
     for (let i = 0; i <= findingSlots; i++) pin([1, 2], [], 3, lease + 100 + i)
     for (let i = 0; i <= findingSlots; i++) world.ok(change(1, 'corrupt', world.disk(1).generation, lease + 100 + i))

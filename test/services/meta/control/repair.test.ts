@@ -196,7 +196,9 @@ describe('controllers: repair', () => {
   })
 
   it('does not judge by an entry that a change overtook while it was read', async () => {
-    world = await ControlWorld.make(['a', 'b', 'a', 'b'])
+    world = await ControlWorld.make(['a', 'b', 'a', 'b'], {
+      repair: { waitDegradedMs: 0, waitAtRiskMs: 0, copiesMax: 0, copiesPerNode: 4 },
+    })
     const lease = await world.lease()
     const chunk = await world.chunk(lease, 0, 3, [1, 2, 3])
     // A walk over the disk begins, and gets its page only after the replica was found missing and judged.

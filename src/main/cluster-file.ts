@@ -19,7 +19,7 @@ export interface ClusterStorage extends ClusterMeta {
   readonly disks: readonly string[]
 }
 
-/** INTERFACE contract. `pid` is 0 for a node that does not run. */
+/** A contract with scripts. `pid` is 0 for a node that does not run. */
 export interface ClusterFile {
   readonly clusterId: string
   readonly meta: readonly ClusterMeta[]

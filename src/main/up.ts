@@ -62,6 +62,8 @@ function startChild(plan: UpPlan, kind: Child['kind'], id: string, args: readonl
   const started = spawn(process.execPath, [script, ...args, '--end-with-stdin'], {
     stdio: ['pipe', log, log],
     detached: true,
+    // The default of 4 lets bulk reads hold up a sync that acknowledgements wait for.
+    env: { UV_THREADPOOL_SIZE: '16', ...process.env },
   })
   closeSync(log)
   started.stdin?.on('error', () => undefined) // the child is gone; its exit says so

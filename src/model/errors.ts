@@ -16,7 +16,7 @@ export interface ErrorRow {
   readonly outcome: Outcome
   /** gRPC status code, https://grpc.github.io/grpc/core/md_doc_statuscodes.html */
   readonly grpc: number
-  /** Exit code of the command line, INTERFACE contract. */
+  /** Exit code of the command line: a contract with scripts. */
   readonly exit: number
   /** What the code means, for the reference page. */
   readonly meaning: string

@@ -32,9 +32,9 @@ export const limits = {
   commitObjectsMax: 128,
   /** Chunk ids in one report page of a storage node. */
   reportPageMax: 4096,
-  /** Stragglers of a quorum write the SDK keeps in memory (DESIGN section 12, rule 10). */
+  /** Stragglers of a quorum write the SDK keeps in memory (docs/RULES.md, rule 10). */
   stragglerBytesMax: 32 * MiB,
-  /** Sum of advertised receive windows of one process (DESIGN section 12, rule 16). */
+  /** Sum of advertised receive windows of one process (docs/RULES.md, rule 16). */
   windowBytesMax: 192 * MiB,
 } as const
 

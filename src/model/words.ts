@@ -25,6 +25,6 @@ export type ReplicaState = (typeof replicaStates)[number]
 export const writeConcerns = ['all', 'quorum', 'one'] as const
 export type WriteConcern = (typeof writeConcerns)[number]
 
-/** Repair classes in the order they are served (DESIGN section 8). */
+/** Repair classes in the order they are served (docs/ARCHITECTURE.md, "Failure and repair"). */
 export const repairClasses = ['last-copy', 'at-risk', 'degraded', 'misplaced', 'surplus'] as const
 export type RepairClass = (typeof repairClasses)[number]

@@ -16,6 +16,7 @@ import type { Env } from '../ports/env.ts'
 import type { Duplex } from '../ports/net.ts'
 import type { holdfast } from '../wire/messages.ts'
 import { storageMethods } from '../wire/methods.ts'
+import { preferHosts } from './addresses.ts'
 import { errorOfFailure } from './remote-errors.ts'
 import { abortReason, onAbort } from './scope.ts'
 import { SilenceWatch } from './silence.ts'
@@ -255,6 +256,7 @@ class NodeLink {
 /** All streams of one client. */
 export class ChunkStreams {
   readonly #env: Env
+  readonly #hosts: ReadonlySet<string>
   readonly #links = new Map<string, NodeLink>()
   /** Which of a node's addresses works, by node id. */
   readonly #choice = new Map<string, number>()
@@ -262,8 +264,10 @@ export class ChunkStreams {
   readonly #failedMs = new Map<string, number>()
   #closed = false
 
-  constructor(env: Env) {
+  /** `hosts`: hosts of the addresses that the client was given; such addresses of a node are tried first. */
+  constructor(env: Env, hosts: ReadonlySet<string> = new Set()) {
     this.#env = env
+    this.#hosts = hosts
   }
 
   /** The node failed a read for a reason that is its own: others are asked first for some seconds. */
@@ -283,7 +287,7 @@ export class ChunkStreams {
 
   #address(target: Target): string {
     const at = (this.#choice.get(target.node) ?? 0) % Math.max(1, target.addresses.length)
-    const address = target.addresses[at]
+    const address = preferHosts(target.addresses, this.#hosts)[at]
     if (address === undefined) {
       throw new StoreError('UNAVAILABLE', `storage node ${target.node} has no address: wait until it registers again`)
     }
@@ -301,8 +305,7 @@ export class ChunkStreams {
 
   /** Operations in flight to a node: what the choice between replicas looks at. */
   inFlight(target: Target): number {
-    const address = target.addresses[this.#choice.get(target.node) ?? 0] ?? target.addresses[0]
-    return address === undefined ? 0 : (this.#links.get(address)?.inFlight ?? 0)
+    return target.addresses.length === 0 ? 0 : (this.#links.get(this.#address(target))?.inFlight ?? 0)
   }
 
   /** Runs `work` on the node's stream; when an address was never reached, its next one is tried. */

@@ -3,7 +3,7 @@
  *
  * A target that fails before the concern is met is replaced by another disk within the write. Once the concern is met the
  * rest are stragglers: they get two more seconds, then they are given up and named as `copying` in the commit, for meta
- * to finish (DESIGN section 12, rule 10).
+ * to finish (docs/RULES.md, rule 10).
  *
  * Invariants: a disk is counted once. An acknowledgement counts only for the disk and root that were asked for.
  * `settled` resolves exactly when no target holds on to the chunk's bytes any more.

@@ -16,6 +16,7 @@ import { v1 } from '../wire/messages.ts'
 import { BufferPool } from './body.ts'
 import { ByteBudget } from './byte-budget.ts'
 import { stragglerMs } from './chunk-write.ts'
+import { hostOf } from './addresses.ts'
 import { ChunkStreams } from './chunk-streams.ts'
 import { createChunks } from './chunks.ts'
 import { bucketOf, present, statusOf } from './entries.ts'
@@ -53,7 +54,7 @@ export function createClient(env: Env, options: ClientOptions): Store {
   }
   const connectMs = Math.min(metaTimesDefault.connectMs, retryMs)
   const meta = new MetaClient(env, options.meta, { ...metaTimesDefault, retryMs, connectMs })
-  const streams = new ChunkStreams(env)
+  const streams = new ChunkStreams(env, new Set(options.meta.map(hostOf)))
   const placements = new Placements(env, meta)
   const leases = new Leases(env, meta)
   const behind = new Set<Promise<void>>()

@@ -14,6 +14,7 @@ import type { Env } from '../ports/env.ts'
 import { type SessionCall, metaMethods } from '../wire/methods.ts'
 import type { holdfast } from '../wire/messages.ts'
 import type { Duplex } from '../ports/net.ts'
+import { hostOf, preferHosts } from './addresses.ts'
 import { errorOfDetail } from './remote-errors.ts'
 import { RetryPace } from './retry.ts'
 import { abortReason, onAbort, Scope, sleep } from './scope.ts'
@@ -156,6 +157,8 @@ function shortReason(error: StoreError): string {
 export class MetaClient {
   readonly #env: Env
   readonly #seeds: readonly string[]
+  /** Hosts of the seeds: of several addresses of a leader, those on them are tried first. */
+  readonly #hosts: ReadonlySet<string>
   readonly #times: MetaTimes
   readonly #pace: RetryPace
   #order: readonly string[]
@@ -168,6 +171,7 @@ export class MetaClient {
   constructor(env: Env, seeds: readonly string[], times: MetaTimes = metaTimesDefault) {
     this.#env = env
     this.#seeds = seeds
+    this.#hosts = new Set(seeds.map(hostOf))
     this.#times = times
     this.#pace = new RetryPace(env.entropy)
     this.#order = seeds
@@ -251,7 +255,8 @@ export class MetaClient {
     if (this.#link !== link && this.#link !== undefined) return true
     link.retire()
     this.#link = undefined
-    const hints = error.code === 'NOT_LEADER' ? (error.details.leader ?? []).slice(0, learnedMax) : []
+    const leader = error.code === 'NOT_LEADER' ? (error.details.leader ?? []) : []
+    const hints = preferHosts(leader.slice(0, learnedMax), this.#hosts)
     if (hints.length > 0 && !hints.includes(link.address)) {
       this.#order = [...hints, ...this.#seeds.filter((seed) => !hints.includes(seed))]
       this.#at = 0

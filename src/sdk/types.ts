@@ -1,5 +1,5 @@
 /**
- * The words users of the SDK program against: options, results and the `Store` itself (INTERFACE contract).
+ * The words users of the SDK program against: options, results and the `Store` itself (a contract with users).
  *
  * Invariants: every call takes an AbortSignal and a time limit; every failure is a StoreError; sizes are bytes, times are
  * milliseconds since 1970 UTC unless the name says otherwise.

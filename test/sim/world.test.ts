@@ -33,6 +33,38 @@ async function until<T>(world: World, promise: Promise<T>): Promise<T> {
   return await promise
 }
 
+describe('sim: time', () => {
+  it('ends a run in which events follow each other and time does not go on', async () => {
+    const world = new World({ drain })
+    const again = (): void => {
+      world.after(0, 'again', undefined, again)
+    }
+    again()
+    const failure: unknown = await world.run(10, ignore).catch((error: unknown) => error)
+    expect(String(failure)).to.match(/time stands still at 0 ms.*"again"/)
+  })
+
+  it('lets a clock run slow without ever going back', async () => {
+    const world = new World({ drain })
+    const process = living('slow')
+    const clock = simClock(world, process)
+    await world.run(1000, ignore)
+    expect(clock.monotonicMs()).to.equal(1000)
+    process.setRate(world.nowMs, 0.25)
+    expect(clock.monotonicMs()).to.equal(1000)
+    let firedMs = 0
+    clock.after(100, () => {
+      firedMs = world.nowMs
+    })
+    await world.run(2000, ignore)
+    expect(firedMs).to.equal(1400)
+    expect(clock.monotonicMs()).to.equal(1250)
+    process.setRate(world.nowMs, 1)
+    await world.run(2500, ignore)
+    expect(clock.monotonicMs()).to.equal(1750)
+  })
+})
+
 describe('sim: ordered map', () => {
   it('behaves like a sorted map over random puts and deletes, and never changes an old version', () => {
     const random = new Seeded(7)

@@ -1,5 +1,5 @@
 /**
- * What of the log is believed after a stop (DESIGN section 12, rule 7). Pure: it is shown the headers of all groups that
+ * What of the log is believed after a stop (docs/RULES.md, rule 7). Pure: it is shown the headers of all groups that
  * check out, in log order, and says of each what to do with it.
  *
  * Below the watermark everything was acknowledged or could have been: every valid group counts, and a hole is damage that

@@ -1,5 +1,5 @@
 /**
- * Taking a writer's chunks into the state: which acknowledgements count, and whether they are enough (DESIGN section 12,
+ * Taking a writer's chunks into the state: which acknowledgements count, and whether they are enough (docs/RULES.md,
  * rules 3 and 10).
  *
  * Invariants: an acknowledgement counts only under the current generation of a live disk; too few for the write concern

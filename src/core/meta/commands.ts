@@ -3,7 +3,7 @@
  *
  * Every command carries `nowMs`, the leader's clock when it proposed; apply clamps it and reads no other clock.
  * No command touches more than about 4,096 records. A new kind or a new field of a kind is a new tag, gated by the
- * cluster version (DESIGN section 12, rule 15); a tag never changes meaning.
+ * cluster version (docs/RULES.md, rule 15); a tag never changes meaning.
  */
 
 import { bool, decode, encode, fixed, list, oneOf, struct, text, type TypeOf, uint, union } from '../../base/schema.ts'
@@ -112,7 +112,7 @@ export const command = union({
   abortUpload: { tag: 12, body: struct({ ...now, manifest: hexId }) },
   /** Drops the references of one page of a trashed manifest; the last page removes the manifest. */
   dropPage: { tag: 13, body: struct({ ...now, manifest: hexId, page: uint }) },
-  /** Moves all replicas of unreferenced chunks, whose grace is over, to `deleting` (DESIGN section 12, rule 4 b). */
+  /** Moves all replicas of unreferenced chunks, whose grace is over, to `deleting` (docs/RULES.md, rule 4 b). */
   reclaim: { tag: 14, body: struct({ ...now, graceMs: uint, chunks: list(uint) }) },
   /** The node deleted these replicas; a chunk without references and replicas is forgotten. */
   deleted: { tag: 15, body: struct({ ...now, disk: uint, generation: uint, chunks: list(uint) }) },

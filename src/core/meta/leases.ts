@@ -1,5 +1,5 @@
 /**
- * Writer leases: ranges of chunk ids with a committed life (DESIGN section 12, rule 1).
+ * Writer leases: ranges of chunk ids with a committed life (docs/RULES.md, rule 1).
  *
  * Invariants: a range is handed out once and never again; expiry is irreversible; whether a lease is open is a stored
  * fact, never a comparison with a clock, so a commit and an expiry can meet in one order only.

@@ -3,7 +3,7 @@
  *
  * A manifest is `staging` while its upload runs, `committed` while objects name it, `dropping` in the trash. Its chunks
  * are referenced in all three; pages leave the trash one entry at a time, so no command touches more records than a
- * page has (DESIGN section 12, rule 11).
+ * page has (docs/RULES.md, rule 11).
  *
  * Invariants: every page but the last holds `limits.pageChunksMax` chunks; a staging manifest is listed under its lease;
  * a dropping one is in the trash under its `trashedMs`; a committed one has at least one reference.

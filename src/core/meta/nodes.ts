@@ -1,5 +1,5 @@
 /**
- * Storage nodes and their disks: registration, fencing, modes (DESIGN section 12, rule 3).
+ * Storage nodes and their disks: registration, fencing, modes (docs/RULES.md, rule 3).
  *
  * Invariants: a disk's generation only rises, and rises with everything that puts what it holds or acknowledged in doubt:
  * a new start of its process, its node declared down, its failure. `reconciled` implies `live`. A registration of the

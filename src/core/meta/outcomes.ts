@@ -1,6 +1,6 @@
 /**
  * What commits answered, kept for a while under their commit ids, so that a repeated commit answers the same and changes
- * nothing (DESIGN section 12, rule 14), even when the key was overwritten in between.
+ * nothing (docs/RULES.md, rule 14), even when the key was overwritten in between.
  *
  * Bounded by age and number: each new outcome makes room by forgetting up to two old ones, by the committed time alone.
  */

@@ -1,7 +1,7 @@
 /**
  * What becomes of single replicas after their commit: copied, missing, corrupt, trimmed, reclaimed, deleted.
  *
- * Invariants (DESIGN section 12, rules 3 and 4): nothing is believed of a disk but under its current generation while it is
+ * Invariants (docs/RULES.md, rules 3 and 4): nothing is believed of a disk but under its current generation while it is
  * live; a replica enters `deleting` only by `trim`, with a proof of enough other copies, or by `reclaim`, when nothing
  * holds the chunk; out of `deleting` leads only the deletion.
  */

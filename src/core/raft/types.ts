@@ -1,7 +1,7 @@
 /**
  * The words of the Raft core: entries, hard state, configuration, limits, and the Ready contract with its host.
  *
- * Contract (research/raft.md 2.2): the host steps messages and ticks in, takes one `Ready` at a time, and carries out
+ * Contract: the host steps messages and ticks in, takes one `Ready` at a time, and carries out
  * its lanes. `send` may leave at once. `append` is the only append task in flight; its `sendAfter` leaves after it is
  * durable and `appendDone(seq)` was called. `apply` is the only apply task in flight, confirmed with `applyDone`.
  * Invariants: indexes and terms are safe integers; index 0 means "before the first entry" and has term 0.

@@ -1,5 +1,5 @@
 /**
- * How urgent a chunk is, from the copies that count now (DESIGN section 8), how long it may wait, and which copy goes
+ * How urgent a chunk is, from the copies that count now (docs/ARCHITECTURE.md, "Failure and repair"), how long it may wait, and which copy goes
  * first when there are too many.
  *
  * The wait gives a node that restarts the time to come back, so only a shortfall that such a return would heal waits:

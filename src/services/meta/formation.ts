@@ -1,5 +1,5 @@
 /**
- * Who this node is, and how a cluster comes into being (DESIGN section 12, rule 9).
+ * Who this node is, and how a cluster comes into being (docs/RULES.md, rule 9).
  *
  * An empty directory never votes. Formation happens once: every listed peer is reached, all are empty and were started
  * with the same list; then the lowest id draws the cluster id and tells the others, with every member's incarnation (a

@@ -2,7 +2,7 @@
  * Snapshots as the replicator moves them: taken from the state machine and streamed to a follower that is too far
  * behind; received and put in place of the local state and log.
  *
- * Order of an install (research/raft.md 2.5): the install record is durable; the state machine builds the new state
+ * Order of an install: the install record is durable; the state machine builds the new state
  * beside the old one; before it swaps, appends are held and the offer is looked at again; then one batch makes the log
  * match; only then the snapshot is acknowledged. A failure before the swap leaves the old state in place; one after it
  * is fatal, and the next start finishes the install.

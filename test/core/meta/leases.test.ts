@@ -1,4 +1,4 @@
-/** Writer leases (DESIGN section 12, rule 1): ranges handed out once, expiry for good, commits by the stored state alone. */
+/** Writer leases (docs/RULES.md, rule 1): ranges handed out once, expiry for good, commits by the stored state alone. */
 
 import { expect } from 'chai'
 import { leaseSpan } from '../../../src/model/ids.ts'

@@ -1,4 +1,4 @@
-/** Staged uploads, copies by reference, and the slow way out through the trash (DESIGN section 12, rule 11). */
+/** Staged uploads, copies by reference, and the slow way out through the trash (docs/RULES.md, rule 11). */
 
 import { expect } from 'chai'
 import { keys } from '../../../src/core/meta/keys.ts'

@@ -1,4 +1,4 @@
-/** Registration, generations and fencing (DESIGN section 12, rule 3). */
+/** Registration, generations and fencing (docs/RULES.md, rule 3). */
 
 import { expect } from 'chai'
 import { keys } from '../../../src/core/meta/keys.ts'

@@ -1,4 +1,4 @@
-/** Replicas after their commit: shortfall classes, findings, trim, reclaim, deletion (DESIGN section 12, rules 3, 4, 12). */
+/** Replicas after their commit: shortfall classes, findings, trim, reclaim, deletion (docs/RULES.md, rules 3, 4, 12). */
 
 import { expect } from 'chai'
 import { shortClass } from '../../../src/core/meta/chunks.ts'

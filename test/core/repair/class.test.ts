@@ -1,4 +1,4 @@
-/** Repair classes and waits: the table of DESIGN section 8. */
+/** Repair classes and waits: the table of docs/ARCHITECTURE.md, "Failure and repair". */
 
 import { expect } from 'chai'
 import { classify, type CountedCopy, surplusCopy, waitMs } from '../../../src/core/repair/class.ts'

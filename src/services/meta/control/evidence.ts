@@ -23,7 +23,7 @@ export interface Proof {
   readonly corrupt: readonly ChunkId[]
 }
 
-/** A commit's `copying` replicas have this long (DESIGN section 12, rule 10). */
+/** A commit's `copying` replicas have this long (docs/RULES.md, rule 10). */
 export const copyingMs = 10_000
 /** A straggler is usually done at once: a first look makes it count early, and says nothing if it is not there. */
 const firstLookMs = 1000

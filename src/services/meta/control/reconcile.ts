@@ -3,7 +3,7 @@
  *
  * Until it is done the disk's replicas do not count and readers are not sent there. A replica that is gone is asked for
  * by a definite lookup before it is called missing. A chunk that nobody knows is deleted only when, after a barrier, it
- * belongs to no open lease, has no entry for this disk, and no copy to the disk is under way (DESIGN section 12, rules 1
+ * belongs to no open lease, has no entry for this disk, and no copy to the disk is under way (docs/RULES.md, rules 1
  * and 3). Ids above every lease ever granted are left alone: they are newer than this metadata. A copy that was given up
  * without an answer may have arrived all the same: the disk is asked later, and what is there is taken in or deleted.
  */

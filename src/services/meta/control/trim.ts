@@ -1,6 +1,6 @@
 /**
  * Surplus copies, and corrupt ones beside enough good ones, given up with proof: first the victim is decided, then every other copy is read and verified on its
- * disk, then a `trim` entry names the ones that were intact (DESIGN section 12, rule 4 a). `apply` checks it again.
+ * disk, then a `trim` entry names the ones that were intact (docs/RULES.md, rule 4 a). `apply` checks it again.
  *
  * A chunk is left alone while a holder is suspected or not attached in this term: there is no hurry to delete.
  */

@@ -1,7 +1,7 @@
 /**
  * Memory for chunks on their way in: one aligned region, cut into slots of whole sectors as chunks come.
  *
- * Bounded by its size (DESIGN I9): who finds no room waits in line, first come first served, and a line that is too long
+ * Bounded by its size (I9): who finds no room waits in line, first come first served, and a line that is too long
  * is answered with OVERLOADED. First fit from the low end keeps the touched memory small when little is in flight.
  * Invariants: slots never overlap; free runs are sorted, apart and not empty; a slot is released once.
  */

@@ -1,5 +1,5 @@
 /**
- * When the index is made durable, and what becomes free by it (DESIGN section 12, rule 5).
+ * When the index is made durable, and what becomes free by it (docs/RULES.md, rule 5).
  *
  * The position of a checkpoint is taken between two index batches, together with the books of that moment: everything
  * before it is in the index, whatever comes after is replayed. One checkpoint runs at a time; appends go on meanwhile.

@@ -1,5 +1,5 @@
 /**
- * The disk engine: chunks of one directory, kept in an extent log with a LevelDB index beside it (DESIGN section 5).
+ * The disk engine: chunks of one directory, kept in an extent log with a LevelDB index beside it (docs/ARCHITECTURE.md, "The disk").
  *
  * What it promises: a put that resolved is fdatasynced; what is read was checked against its sums; a replica that is not
  * intact is kept, no longer served, and reported once; a delete that resolved stays deleted; after a crash everything

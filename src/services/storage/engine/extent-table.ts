@@ -1,7 +1,7 @@
 /**
  * The extent files of a disk: which are in use, which are free to be written again, and the next one, made ahead of need.
  *
- * Rules (DESIGN section 12, rules 5 and 7): a file goes back into use under a new sequence number with a new nonce, its
+ * Rules (docs/RULES.md, rules 5 and 7): a file goes back into use under a new sequence number with a new nonce, its
  * header durable before the first group; it comes here as free only when a checkpoint covers every move out of it, and
  * waits until every reader that holds a place in it is done. Files are opened when first needed, and idle ones closed
  * again, so that a large disk does not need a descriptor per extent.

@@ -2,7 +2,7 @@
  * What the parts of the engine are given, and how they hear that the disk is finished.
  *
  * The gate is the one place that knows whether the disk serves: open, closing, closed or failed. A failed disk stays
- * failed: an fsync that failed is never believed and never tried again (DESIGN section 5).
+ * failed: an fsync that failed is never believed and never tried again (docs/ARCHITECTURE.md, "The disk").
  */
 
 import { StoreError } from '../../../model/errors.ts'

@@ -34,6 +34,20 @@ describe('controllers: leadership and placement', () => {
     expect(world.nodes.flatMap((node) => node.orders)).to.deep.equal([])
   })
 
+  it('places again on a node that comes back after a new leader found it down', async () => {
+    world = await ControlWorld.make(['a', 'b', 'a'])
+    world.node(1).kill()
+    await world.until('down', async () => (await world.machine.queries.disk(1))?.live === false, 12_000)
+    world.resign()
+    await world.settle()
+    world.back()
+    for (const node of world.nodes.slice(1)) node.attach()
+    await world.advance(1000)
+    world.node(1).restart()
+    await world.advance(2000)
+    expect(world.control.place({ chunks: 1, copies: 3, chunkBytes: 1000 }).disks).to.have.length(3)
+  })
+
   it('serves last copies at once in a new term, others when the nodes had 10 s to attach', async () => {
     world = await ControlWorld.make(['a', 'b', 'a', 'b', 'a', 'b'])
     const lease = await world.lease()

@@ -4,7 +4,7 @@
  * `--seed N [--trace]` runs one seed and prints every event with --trace. `--swarm N [--from S]` runs N seeds, prints the
  * failing ones with the command that repeats them, and exits 1 if there is one. `--budget SECONDS` ends a swarm early
  * without calling that a failure; `--first` ends it at the first failing seed; `--jobs N` runs N seeds at a time. Every
- * tenth seed of a swarm runs twice and must give the same hash.
+ * tenth seed of a swarm runs twice and must give the same hash. `--faults A,B` has these faults instead of drawn ones.
  *
  * Seeds run in worker threads: one that is not done within `--limit SECONDS`, be it that it spins and never comes back
  * to its event loop, is stopped and is a failed seed like any other.
@@ -15,12 +15,14 @@ import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { isMainThread, parentPort, Worker } from 'node:worker_threads'
 import { type SimResult, simulate } from '../src/sim/cluster.ts'
+import { type FaultKind, faultKinds } from '../src/sim/nemesis.ts'
 
 /** What a worker is asked for. */
 interface Task {
   readonly seed: number
   readonly chaosMs: number
   readonly trace: boolean
+  readonly faults: readonly FaultKind[] | undefined
   /** Run it a second time and compare. */
   readonly twice: boolean
 }
@@ -45,12 +47,12 @@ function describe(result: SimResult, startMs: number): string {
 }
 
 async function runTask(task: Task, report: (report: Report) => void): Promise<void> {
-  const { seed, chaosMs } = task
+  const { seed, chaosMs, faults } = task
   const startMs = performance.now()
   const trace = (timeMs: number, who: string, text: string): void =>
     report({ kind: 'trace', line: `${timeMs.toFixed(3).padStart(12)}  ${who.padEnd(8)} ${text}` })
   try {
-    const options = { seed, drain, chaosMs, healMs: 120_000 }
+    const options = { seed, drain, chaosMs, healMs: 120_000, faults }
     const result = await simulate({ ...options, trace: task.trace ? trace : undefined })
     if (task.twice && (await simulate(options)).hash !== result.hash) {
       throw new Error('two runs of the same seed differ: something reads the real world')
@@ -134,6 +136,7 @@ async function main(): Promise<number> {
       budget: { type: 'string', default: '3600' },
       limit: { type: 'string', default: '60' },
       jobs: { type: 'string', default: String(availableParallelism()) },
+      faults: { type: 'string' },
       chaos: { type: 'string', default: '8000' },
       trace: { type: 'boolean', default: false },
       verbose: { type: 'boolean', default: false },
@@ -141,10 +144,16 @@ async function main(): Promise<number> {
     },
   })
   const chaosMs = Number(values.chaos)
+  const faults = values.faults?.split(',').map((name) => {
+    const kind = faultKinds.find((candidate) => candidate === name)
+    if (kind === undefined) throw new Error(`unknown fault ${name}: use ${faultKinds.join(', ')}`)
+    return kind
+  })
   const endMs = performance.now() + Number(values.budget) * 1000
   const single = values.seed !== undefined
   const last = single ? Number(values.seed) : Number(values.from) + Number(values.swarm) - 1
   let next = single ? Number(values.seed) : Number(values.from)
+  const only = values.faults === undefined ? '' : ` --faults ${values.faults}`
   let passed = 0
   let failed = 0
 
@@ -152,7 +161,7 @@ async function main(): Promise<number> {
     const runner = new Runner(Number(values.limit) * 1000)
     while (next <= last && performance.now() < endMs && !(values.first && failed > 0)) {
       const seed = next++
-      const task = { seed, chaosMs, trace: values.trace, twice: !single && seed % 10 === 0 }
+      const task = { seed, chaosMs, trace: values.trace, faults, twice: !single && seed % 10 === 0 }
       const ended = await runner.run(task, printLine)
       if (ended.kind === 'passed') {
         passed++
@@ -161,7 +170,7 @@ async function main(): Promise<number> {
       }
       failed++
       printLine(`seed ${seed} FAILED: ${ended.reason}`)
-      printLine(`  repeat with: npm run sim -- --seed ${seed} --chaos ${chaosMs} --trace`)
+      printLine(`  repeat with: npm run sim -- --seed ${seed} --chaos ${chaosMs}${only} --trace`)
     }
     await runner.close()
   }

@@ -11,7 +11,7 @@ import { fileURLToPath } from 'node:url'
 import type { handleBidiStreamingCall, Server, ServerDuplexStream } from '@grpc/grpc-js'
 import { loadSync } from '@grpc/proto-loader'
 import { ReflectionService } from '@grpc/reflection'
-import { HealthImplementation } from 'grpc-health-check'
+import { HealthImplementation, protoPath as healthProtoPath } from 'grpc-health-check'
 import { StoreError } from '../model/errors.ts'
 
 const protoFolder = join('holdfast', 'v1')
@@ -47,10 +47,11 @@ function loadReflection(): Map<string, ReflectionMethod> {
     .sort()
   const definition = loadSync(
     files.map((name) => join(protoFolder, name)),
-    { includeDirs: [root], longs: String },
+    { includeDirs: [root], longs: String, keepCase: true },
   )
   const methods = new Map<string, ReflectionMethod>()
-  new ReflectionService(definition).addToServer({
+  const health = loadSync(healthProtoPath, { longs: String, keepCase: true })
+  new ReflectionService({ ...definition, ...health }).addToServer({
     addService: (service, implementation) => {
       for (const [name, method] of Object.entries(service)) {
         methods.set(method.path, {
@@ -64,7 +65,7 @@ function loadReflection(): Map<string, ReflectionMethod> {
   return methods
 }
 
-/** Serves reflection of every service in proto/holdfast/v1 (v1 and v1alpha). */
+/** Serves reflection of every service in proto/holdfast/v1 and of `grpc.health.v1` (v1 and v1alpha). */
 export function addReflection(server: Server): void {
   let methods: Map<string, ReflectionMethod> | undefined
   function loaded(path: string): ReflectionMethod {

@@ -12,15 +12,16 @@ import { toHex } from '../base/bytes.ts'
 import type { MetaConfig } from '../config/types.ts'
 import type { RaftLimits } from '../core/raft/types.ts'
 import type { Env } from '../ports/env.ts'
+import type { KvOperation } from '../ports/kv.ts'
 import { decodeEntry, entryKey } from '../services/meta/log-format.ts'
 import { createMetaNode, type MetaNode } from '../services/meta/meta.ts'
 import { Agent, AgentDisk } from './agent.ts'
 import { SimProcess, simClock, type TraceLine, World } from './clock.ts'
 import { SimFilesDisk } from './files.ts'
 import { checkHistory, History } from './history.ts'
-import { Invariants } from './invariants.ts'
+import { appliedIn, Invariants } from './invariants.ts'
 import { type DiskTimes, SimKvDisk } from './kv.ts'
-import { Nemesis, type Victim } from './nemesis.ts'
+import { type FaultKind, Nemesis, type Victim } from './nemesis.ts'
 import { SimNet } from './net.ts'
 import { Seeded } from './seed.ts'
 import { type LoggedEvent, simEntropy, simHasher, simLog, SimMetrics } from './sinks.ts'
@@ -31,6 +32,8 @@ export interface SimOptions {
   /** One turn of the real event loop: resolves when every settled promise has been followed up. */
   readonly drain: () => Promise<void>
   readonly trace?: TraceLine | undefined
+  /** The faults to choose from; by default some of all, drawn from the seed. */
+  readonly faults?: readonly FaultKind[] | undefined
   /** Virtual time during which things break. */
   readonly chaosMs: number
   /** Virtual time the cluster is given to come back to health afterwards. */
@@ -73,7 +76,8 @@ class MetaHost implements Victim {
   #compared = 0
   /** Name of the state's store; another one after a snapshot was installed. */
   #store = ''
-
+  /** A snapshot that is or was written into another store. */
+  #image: { readonly store: string; readonly index: number } | undefined
   readonly #limits: Partial<RaftLimits>
 
   constructor(sim: Simulation, config: MetaConfig, times: DiskTimes, limits: Partial<RaftLimits>) {
@@ -83,8 +87,8 @@ class MetaHost implements Victim {
     this.host = new SimProcess(config.id)
     this.kv = new SimKvDisk(sim.world, sim.random.fork(`${config.id} kv`), times)
     this.files = new SimFilesDisk(sim.world, sim.random.fork(`${config.id} files`), times)
-    this.kv.onBatch((store, operations) => {
-      if (!store.startsWith('state')) return
+    this.kv.onBatch((store, operations, sync) => {
+      if (!store.startsWith('state') || this.#isImage(store, operations, sync)) return
       sim.watch(() => {
         const index = sim.invariants.stateWritten(config.id, operations)
         if (index !== undefined) this.#appliedUpTo(store, index)
@@ -92,12 +96,25 @@ class MetaHost implements Victim {
     })
   }
 
+  /**
+   * True for writes of a snapshot into a store that is not the state yet, and may never be: it counts, as a whole, with
+   * the first entry that is applied on it.
+   */
+  #isImage(store: string, operations: readonly KvOperation[], sync: boolean): boolean {
+    if (store === this.#store || this.#store === '') return false
+    const index = appliedIn(operations)?.index
+    if (index === undefined) return true
+    if (this.#image?.store === store && sync && index > this.#image.index) return false
+    if (!sync || this.#image?.store !== store) this.#image = { store, index }
+    return true
+  }
+
   /** Compares what was applied with what the other nodes applied there, entry by entry. */
   #appliedUpTo(store: string, index: number): void {
     this.#sim.world.note(this.host.id, `applied ${index}`)
     if (store !== this.#store && this.#store !== '') {
       // The state came as a snapshot, into a new store. The log beside it may still be the one it replaces.
-      this.#compared = index
+      this.#compared = this.#image?.index ?? index
     }
     this.#store = store
     for (let at = this.#compared + 1; at <= index; at++) {
@@ -252,6 +269,7 @@ class Simulation {
       victims: [...this.#metas, ...this.#storages, ...clientHosts.slice(1).map((host) => host.victim)],
       disks,
       intactCopies: (id) => this.invariants.intactCopies(id),
+      kinds: options.faults,
       leader: () => this.leader(),
     })
   }
@@ -388,9 +406,8 @@ class Simulation {
 
   async #level(): Promise<void> {
     for (;;) {
-      const applied = this.#metas.map((meta) => this.invariants.appliedOf(meta.host.id))
-      const commits = this.#metas.map((meta) => meta.node?.status().commit)
-      if (new Set([...applied, ...commits]).size === 1) return
+      const ends = this.#metas.flatMap((meta) => [meta.node?.status().applied, meta.node?.status().commit])
+      if (new Set(ends).size === 1) return
       await new Promise<void>((resolve) => {
         this.world.after(10, 'level', undefined, resolve)
       })

@@ -10,7 +10,7 @@
  */
 
 import { decode } from '../base/schema.ts'
-import { appliedRecord } from '../core/meta/records.ts'
+import { type AppliedRecord, appliedRecord } from '../core/meta/records.ts'
 import type { KvOperation } from '../ports/kv.ts'
 import type { AgentDisk } from './agent.ts'
 import type { WriteRecord } from './history.ts'
@@ -30,6 +30,15 @@ interface AckedObject {
 }
 
 const appliedKey = 'A'.charCodeAt(0)
+
+/** The applied record among what a batch writes. */
+export function appliedIn(operations: readonly KvOperation[]): AppliedRecord | undefined {
+  for (const operation of operations) {
+    if (operation.type !== 'put' || operation.key.length !== 1 || operation.key[0] !== appliedKey) continue
+    return decode(appliedRecord, operation.value)
+  }
+  return undefined
+}
 
 /** The watcher of one run. Every method throws on a broken invariant. */
 export class Invariants {
@@ -55,23 +64,19 @@ export class Invariants {
 
   /** `node` wrote a batch into its state store: looks for the applied record in it. */
   stateWritten(node: string, operations: readonly KvOperation[]): number | undefined {
-    let index: number | undefined
-    for (const operation of operations) {
-      if (operation.type !== 'put' || operation.key.length !== 1 || operation.key[0] !== appliedKey) continue
-      const record = decode(appliedRecord, operation.value)
-      const before = this.#appliedBy.get(node) ?? 0
-      if (record.index < before) throw new Error(`applied of ${node} went back from ${before} to ${record.index}`)
-      this.#appliedBy.set(node, record.index)
-      const known = this.#applied.get(record.index)
-      if (known === undefined) this.#applied.set(record.index, { digest: record.digest, term: record.term, by: node })
-      else if (known.digest !== record.digest || known.term !== record.term) {
-        throw new Error(
-          `${known.by} and ${node} applied index ${record.index} and differ: term ${known.term} and ${record.term}, digest ${known.digest} and ${record.digest}`,
-        )
-      }
-      index = record.index
+    const record = appliedIn(operations)
+    if (record === undefined) return undefined
+    const before = this.#appliedBy.get(node) ?? 0
+    if (record.index < before) throw new Error(`applied of ${node} went back from ${before} to ${record.index}`)
+    this.#appliedBy.set(node, record.index)
+    const known = this.#applied.get(record.index)
+    if (known === undefined) this.#applied.set(record.index, { digest: record.digest, term: record.term, by: node })
+    else if (known.digest !== record.digest || known.term !== record.term) {
+      throw new Error(
+        `${known.by} and ${node} applied index ${record.index} and differ: term ${known.term} and ${record.term}, digest ${known.digest} and ${record.digest}`,
+      )
     }
-    return index
+    return record.index
   }
 
   /** The entry at `index`, as `text`, was applied by `node`. */

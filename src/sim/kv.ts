@@ -107,7 +107,7 @@ function get(tree: Tree, key: Uint8Array): Uint8Array | undefined {
 }
 
 /** A watcher of finished batches, for the invariants of the simulator. */
-export type BatchWatcher = (store: string, operations: readonly KvOperation[]) => void
+export type BatchWatcher = (store: string, operations: readonly KvOperation[], sync: boolean) => void
 
 /** The key-value stores of one simulated disk. */
 export class SimKvDisk {
@@ -183,7 +183,7 @@ export class SimKvDisk {
         store.inFlight.add(batch)
         await wait(this.#duration(sync), `${name} batch`)
         store.finish(batch)
-        this.#watcher?.(name, batch.operations)
+        this.#watcher?.(name, batch.operations, sync)
       },
       iterate: (range) => {
         check()

@@ -26,11 +26,13 @@ export interface NemesisOptions {
   readonly victims: readonly Victim[]
   readonly disks: readonly AgentDisk[]
   readonly intactCopies: (chunk: number) => number
+  /** The faults to choose from; undefined: some of all, drawn from the seed. */
+  readonly kinds: readonly FaultKind[] | undefined
   /** The meta node that leads now, as far as anybody knows. */
   readonly leader: () => string | undefined
 }
 
-const faultKinds = [
+export const faultKinds = [
   'crash-meta',
   'crash-leader',
   'crash-storage',
@@ -44,7 +46,7 @@ const faultKinds = [
   'clock',
   'rot',
 ] as const
-type FaultKind = (typeof faultKinds)[number]
+export type FaultKind = (typeof faultKinds)[number]
 
 /** The faults of one run. */
 export class Nemesis {
@@ -56,7 +58,8 @@ export class Nemesis {
   constructor(options: NemesisOptions) {
     this.#options = options
     const { random } = options
-    this.#kinds = random.shuffle(faultKinds).slice(0, 1 + random.below(faultKinds.length))
+    const drawn = random.shuffle(faultKinds).slice(0, 1 + random.below(faultKinds.length))
+    this.#kinds = options.kinds ?? drawn
     this.#meanMs = random.between(200, 1500)
   }
 
@@ -172,8 +175,8 @@ export class Nemesis {
     if (leader === undefined) return
     const { net, random, world } = this.#options
     for (const other of this.#of('meta')) if (other !== leader) this.#cutBoth(leader, other)
-    leader.host.setRate(world.nowMs, random.between(0.05, 0.5))
-    this.#later(500, 4000, () => {
+    leader.host.setRate(world.nowMs, random.between(0.02, 0.2))
+    this.#later(1000, 4000, () => {
       leader.host.setRate(world.nowMs, 1)
       net.heal()
     })

@@ -28,6 +28,8 @@ async function composeCommand(): Promise<readonly string[] | undefined> {
 
 const meta = '127.0.0.1:7401,127.0.0.1:7402,127.0.0.1:7403'
 
+const compose = await composeCommand()
+
 describe('long: compose', function () {
   this.timeout(900_000)
 
@@ -37,12 +39,15 @@ describe('long: compose', function () {
     expect(text.match(/command: \["storage"/g)).to.have.length(4)
     expect(new Set(text.match(/"z\d"/g))).to.have.property('size', 2)
     for (const line of text.match(/^ {6}- \d.*$/gm) ?? []) expect(line).to.match(/- 127\.0\.0\.1:(\d+):\1$/)
-    expect(await readFile('deploy/Dockerfile', 'utf8')).to.match(/^USER node$/m)
+    expect(await readFile('deploy/Dockerfile', 'utf8')).to.match(/^USER 1000:1000$/m)
   })
 
+  if (compose === undefined) {
+    process.stdout.write('no container engine answers here: docker-compose.yml is not started\n')
+    return
+  }
+
   it('starts, stores through published ports, and reads after a container was killed', async () => {
-    const compose = await composeCommand()
-    if (compose === undefined) return
     const [command, ...first] = compose as [string, ...string[]]
     try {
       const up = await run(command, [...first, 'up', '--build', '--detach'])

@@ -46,6 +46,8 @@ describe('commit', () => {
     const chunk = world.acked(lease, [1, 2])
     world.register('n1', [id(0xd1)], id(2))
     world.refused(commit([world.put('cat', [chunk])]), 'FENCED')
+    world.ok({ kind: 'reconciled', disk: 1, generation: world.disk(1).generation })
+    world.refused(commit([world.put('cat', [chunk])]), 'FENCED')
     world.ok(commit([world.put('cat', [world.acked(lease, [1, 2])])]))
   })
 

@@ -3,27 +3,15 @@
  * Where the machine has no container engine, the file is only checked for what can be checked without one.
  */
 
-import { spawn } from 'node:child_process'
 import { readFile } from 'node:fs/promises'
 import { expect } from 'chai'
-import { runCli, until } from '../support/processes.ts'
-
-async function run(command: string, args: readonly string[]): Promise<{ code: number; output: string }> {
-  const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'pipe'] })
-  let output = ''
-  child.stdout.on('data', (piece: Buffer) => (output += piece.toString()))
-  child.stderr.on('data', (piece: Buffer) => (output += piece.toString()))
-  return await new Promise((done) => {
-    child.once('error', () => done({ code: 127, output }))
-    child.once('close', (code) => done({ code: code ?? -1, output }))
-  })
-}
+import { runCli, runCommand, until } from '../support/processes.ts'
 
 /** `docker compose` or `docker-compose`, whichever works with a running engine. */
 async function composeCommand(): Promise<readonly string[] | undefined> {
-  if ((await run('docker', ['info'])).code !== 0) return undefined
-  if ((await run('docker', ['compose', 'version'])).code === 0) return ['docker', 'compose']
-  return (await run('docker-compose', ['version'])).code === 0 ? ['docker-compose'] : undefined
+  if ((await runCommand('docker', ['info'])).code !== 0) return undefined
+  if ((await runCommand('docker', ['compose', 'version'])).code === 0) return ['docker', 'compose']
+  return (await runCommand('docker-compose', ['version'])).code === 0 ? ['docker-compose'] : undefined
 }
 
 const meta = '127.0.0.1:7401,127.0.0.1:7402,127.0.0.1:7403'
@@ -50,7 +38,7 @@ describe('long: compose', function () {
   it('starts, stores through published ports, and reads after a container was killed', async () => {
     const [command, ...first] = compose as [string, ...string[]]
     try {
-      const up = await run(command, [...first, 'up', '--build', '--detach'])
+      const up = await runCommand(command, [...first, 'up', '--build', '--detach'])
       expect(up.code, up.output).to.equal(0)
       await until(
         'a bucket can be made',
@@ -64,12 +52,12 @@ describe('long: compose', function () {
         },
         120_000,
       )
-      expect((await run(command, [...first, 'kill', 's2'])).code).to.equal(0)
+      expect((await runCommand(command, [...first, 'kill', 's2'])).code).to.equal(0)
       const got = await runCli(['get', 'compose/node', '-', '--range', '0-3', '--meta', meta])
       expect(got.code, got.stderr).to.equal(0)
       expect(got.stdout.slice(1, 4)).to.equal('ELF')
     } finally {
-      await run(command, [...first, 'down', '--volumes', '--timeout', '5'])
+      await runCommand(command, [...first, 'down', '--volumes', '--timeout', '5'])
     }
   })
 })

@@ -123,3 +123,19 @@ export function peakResidentMiB(pid: number): number | undefined {
     return undefined
   }
 }
+
+/** Runs any command to its end and gives its exit code (127: it could not be started) and everything it printed. */
+export async function runCommand(
+  command: string,
+  args: readonly string[],
+  timeoutMs?: number,
+): Promise<{ code: number; output: string }> {
+  const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'pipe'], timeout: timeoutMs })
+  let output = ''
+  child.stdout.on('data', (piece: Buffer) => (output += piece.toString()))
+  child.stderr.on('data', (piece: Buffer) => (output += piece.toString()))
+  return await new Promise((done) => {
+    child.once('error', () => done({ code: 127, output }))
+    child.once('close', (code) => done({ code: code ?? -1, output }))
+  })
+}

@@ -127,38 +127,81 @@ function printLine(line: string): void {
   process.stdout.write(`${line}\n`)
 }
 
-async function main(): Promise<number> {
-  const { values } = parseArgs({
-    options: {
-      seed: { type: 'string' },
-      swarm: { type: 'string', default: '20' },
-      from: { type: 'string', default: '1' },
-      budget: { type: 'string', default: '3600' },
-      limit: { type: 'string', default: '60' },
-      jobs: { type: 'string', default: String(availableParallelism()) },
-      faults: { type: 'string' },
-      chaos: { type: 'string', default: '8000' },
-      trace: { type: 'boolean', default: false },
-      verbose: { type: 'boolean', default: false },
-      first: { type: 'boolean', default: false },
-    },
-  })
-  const chaosMs = Number(values.chaos)
-  const faults = values.faults?.split(',').map((name) => {
+const usage = `usage: npm run sim -- [--seed N [--trace] | --swarm N [--from S]] [options]
+  --seed N          run one seed
+  --trace           print every event
+  --swarm N         run N seeds (default: 20)
+  --from S          first seed of a swarm (default: 1)
+  --budget SECONDS  end a swarm after so long (default: 3600)
+  --limit SECONDS   a seed that takes longer has failed (default: 60)
+  --jobs N          seeds at a time (default: the number of cores)
+  --faults A,B      these faults instead of drawn ones: ${faultKinds.join(', ')}
+  --chaos MS        how long there are faults, in virtual milliseconds (default: 8000)
+  --first           end a swarm at the first failing seed
+  --verbose         print a line for good seeds too`
+
+/** A command line that cannot be run. */
+class UsageError extends Error {}
+
+function wholeNumber(text: string, name: string, min: number): number {
+  const value = /^\d{1,15}$/.test(text) ? Number(text) : Number.NaN
+  if (!(value >= min)) throw new UsageError(`--${name} ${JSON.stringify(text)} is not a whole number from ${min} on`)
+  return value
+}
+
+function parseFlags() {
+  try {
+    return parseArgs({
+      options: {
+        seed: { type: 'string' },
+        swarm: { type: 'string', default: '20' },
+        from: { type: 'string', default: '1' },
+        budget: { type: 'string', default: '3600' },
+        limit: { type: 'string', default: '60' },
+        jobs: { type: 'string', default: String(availableParallelism()) },
+        faults: { type: 'string' },
+        chaos: { type: 'string', default: '8000' },
+        trace: { type: 'boolean', default: false },
+        verbose: { type: 'boolean', default: false },
+        first: { type: 'boolean', default: false },
+        help: { type: 'boolean', short: 'h', default: false },
+      },
+    }).values
+  } catch (error) {
+    throw new UsageError(error instanceof Error ? error.message : String(error))
+  }
+}
+
+function parseFaults(text: string | undefined): readonly FaultKind[] | undefined {
+  return text?.split(',').map((name) => {
     const kind = faultKinds.find((candidate) => candidate === name)
-    if (kind === undefined) throw new Error(`unknown fault ${name}: use ${faultKinds.join(', ')}`)
+    if (kind === undefined) throw new UsageError(`unknown fault ${name}: use ${faultKinds.join(', ')}`)
     return kind
   })
-  const endMs = performance.now() + Number(values.budget) * 1000
+}
+
+/** Runs what the command line asks for; its exit code. Throws UsageError. */
+async function run(): Promise<number> {
+  const values = parseFlags()
+  if (values.help) {
+    printLine(usage)
+    return 0
+  }
+  const chaosMs = wholeNumber(values.chaos, 'chaos', 0)
+  const faults = parseFaults(values.faults)
+  const budgetMs = wholeNumber(values.budget, 'budget', 1) * 1000
+  const limitMs = wholeNumber(values.limit, 'limit', 1) * 1000
+  const jobs = wholeNumber(values.jobs, 'jobs', 1)
   const single = values.seed !== undefined
-  const last = single ? Number(values.seed) : Number(values.from) + Number(values.swarm) - 1
-  let next = single ? Number(values.seed) : Number(values.from)
+  let next = values.seed === undefined ? wholeNumber(values.from, 'from', 0) : wholeNumber(values.seed, 'seed', 0)
+  const last = single ? next : next + wholeNumber(values.swarm, 'swarm', 1) - 1
+  const endMs = performance.now() + budgetMs
   const only = values.faults === undefined ? '' : ` --faults ${values.faults}`
   let passed = 0
   let failed = 0
 
   async function runSeeds(): Promise<void> {
-    const runner = new Runner(Number(values.limit) * 1000)
+    const runner = new Runner(limitMs)
     while (next <= last && performance.now() < endMs && !(values.first && failed > 0)) {
       const seed = next++
       const task = { seed, chaosMs, trace: values.trace, faults, twice: !single && seed % 10 === 0 }
@@ -175,9 +218,19 @@ async function main(): Promise<number> {
     await runner.close()
   }
 
-  await Promise.all(Array.from({ length: single ? 1 : Number(values.jobs) }, () => runSeeds()))
+  await Promise.all(Array.from({ length: single ? 1 : jobs }, () => runSeeds()))
   if (!single) printLine(`${passed} seeds passed\n${failed} seeds failed`)
   return failed === 0 ? 0 : 1
+}
+
+async function main(): Promise<number> {
+  try {
+    return await run()
+  } catch (error) {
+    if (!(error instanceof UsageError)) throw error
+    process.stderr.write(`sim: ${error.message}: see --help\n`)
+    return 2
+  }
 }
 
 if (isMainThread) process.exitCode = await main()

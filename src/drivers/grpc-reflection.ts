@@ -8,12 +8,13 @@
 import { readdirSync, statSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import type { handleBidiStreamingCall, Server, ServerDuplexStream } from '@grpc/grpc-js'
+import type { handleBidiStreamingCall, Server, ServerDuplexStream, UntypedServiceImplementation } from '@grpc/grpc-js'
 import { loadSync } from '@grpc/proto-loader'
 import { ReflectionService } from '@grpc/reflection'
 import { HealthImplementation, protoPath as healthProtoPath } from 'grpc-health-check'
 import { StoreError } from '../model/errors.ts'
 
+const healthService = 'grpc.health.v1.Health'
 const protoFolder = join('holdfast', 'v1')
 
 /** The package's `proto` directory: the nearest one above this file, wherever it was compiled to. */
@@ -40,7 +41,7 @@ interface ReflectionMethod {
   readonly deserialize: (bytes: Buffer) => unknown
 }
 
-function loadReflection(): Map<string, ReflectionMethod> {
+function loadReflection(services: readonly string[]): Map<string, ReflectionMethod> {
   const root = protoRoot()
   const files = readdirSync(join(root, protoFolder))
     .filter((name) => name.endsWith('.proto'))
@@ -51,7 +52,7 @@ function loadReflection(): Map<string, ReflectionMethod> {
   )
   const methods = new Map<string, ReflectionMethod>()
   const health = loadSync(healthProtoPath, { longs: String, keepCase: true })
-  new ReflectionService({ ...definition, ...health }).addToServer({
+  new ReflectionService({ ...definition, ...health }, { services: [...services, healthService] }).addToServer({
     addService: (service, implementation) => {
       for (const [name, method] of Object.entries(service)) {
         methods.set(method.path, {
@@ -65,11 +66,11 @@ function loadReflection(): Map<string, ReflectionMethod> {
   return methods
 }
 
-/** Serves reflection of every service in proto/holdfast/v1 and of `grpc.health.v1` (v1 and v1alpha). */
-export function addReflection(server: Server): void {
+/** Serves reflection (v1 and v1alpha); it lists `services()`, asked once at the first call, and `grpc.health.v1`. */
+export function addReflection(server: Server, services: () => readonly string[]): void {
   let methods: Map<string, ReflectionMethod> | undefined
   function loaded(path: string): ReflectionMethod {
-    methods ??= loadReflection()
+    methods ??= loadReflection(services())
     const method = methods.get(path)
     if (method === undefined) throw new StoreError('INTERNAL', `reflection has no method ${path}`)
     return method
@@ -85,9 +86,40 @@ export function addReflection(server: Server): void {
   }
 }
 
-/** Serves `grpc.health.v1`; the answer for the whole server ("") is NOT_SERVING until `setServing(true)`. */
-export function addHealth(server: Server): { setServing(serving: boolean): void } {
-  const health = new HealthImplementation({ '': 'NOT_SERVING' })
-  health.addToServer(server)
-  return { setServing: (serving) => health.setStatus('', serving ? 'SERVING' : 'NOT_SERVING') }
+/** What health answers from. */
+export interface HealthSource {
+  /** Full names of the services this server has. */
+  readonly services: () => readonly string[]
+  /** True while the server should get traffic. */
+  readonly serving: () => boolean
+}
+
+/**
+ * Serves `grpc.health.v1` for the whole server ("") and for each of its services; others are NOT_FOUND. The source is
+ * asked at every call; `refresh` tells those that watch of a change in between.
+ */
+export function addHealth(server: Server, source: HealthSource): { refresh(): void } {
+  const health = new HealthImplementation()
+  const shown = new Map<string, boolean>()
+  function refresh(): void {
+    const serving = source.serving()
+    for (const name of ['', ...source.services()]) {
+      if (shown.get(name) === serving) continue
+      shown.set(name, serving)
+      health.setStatus(name, serving ? 'SERVING' : 'NOT_SERVING')
+    }
+  }
+  health.addToServer({
+    addService: (service, implementation) => {
+      const fresh = Object.entries(implementation).map(([name, handle]) => [
+        name,
+        (...call: unknown[]) => {
+          refresh()
+          ;(handle as (...call: unknown[]) => void)(...call)
+        },
+      ])
+      server.addService(service, Object.fromEntries(fresh) as UntypedServiceImplementation)
+    },
+  })
+  return { refresh }
 }

@@ -44,7 +44,7 @@ const keepaliveTimeoutMs = 10_000
 export interface GrpcServer extends NetServer {
   /** Binds `host:port` (port 0: any free one); resolves to the port. PORT_IN_USE, or USAGE for a bad address. */
   listen(address: string): Promise<number>
-  /** What `grpc.health.v1` answers for the whole server. */
+  /** `grpc.health.v1` says SERVING, for the server and its services, from `true` on while `ready` of the options holds. */
   setServing(serving: boolean): void
   /** Takes no new calls, waits up to `graceMs` for those that run, then breaks what is left. */
   close(graceMs: number): Promise<void>
@@ -53,6 +53,8 @@ export interface GrpcServer extends NetServer {
 export interface GrpcServerOptions {
   readonly log: Log
   readonly metrics: Metrics
+  /** False while the node should get no traffic, for `grpc.health.v1`; always true by default. */
+  readonly ready?: () => boolean
   /** Receive windows to grant from; the process's own by default. */
   readonly windows?: WindowPool
   /** Paths of streams that carry bulk data to this server. */
@@ -192,7 +194,10 @@ function bindError(error: Error, address: string): StoreError {
 class GrpcServerDriver implements GrpcServer {
   readonly #server: Server
   readonly #options: GrpcServerOptions
-  readonly #health: { setServing(serving: boolean): void }
+  readonly #health: { refresh(): void }
+  /** Full names, in the order they were bound. */
+  readonly #services = new Set<string>()
+  #serving = false
   #sessions: ServerSessions | undefined
 
   constructor(options: GrpcServerOptions) {
@@ -207,8 +212,10 @@ class GrpcServerDriver implements GrpcServer {
       'grpc.keepalive_timeout_ms': keepaliveTimeoutMs,
       'grpc.enable_channelz': 0,
     })
-    this.#health = addHealth(this.#server)
-    addReflection(this.#server)
+    const services = (): string[] => [...this.#services]
+    const { ready = () => true } = options
+    this.#health = addHealth(this.#server, { services, serving: () => this.#serving && ready() })
+    addReflection(this.#server, services)
   }
 
   unary<QI, RI, QO, RO>(
@@ -217,6 +224,7 @@ class GrpcServerDriver implements GrpcServer {
   ): void {
     const wrapped = unaryHandler(method, handler, (error) => this.#failed(method.path, error))
     this.#server.register(method.path, wrapped, identity, identity, 'unary')
+    this.#bound(method.path)
   }
 
   stream<QI, RI, QO, RO>(
@@ -225,6 +233,12 @@ class GrpcServerDriver implements GrpcServer {
   ): void {
     const wrapped = streamHandler(method, handler, (error) => this.#failed(method.path, error))
     this.#server.register(method.path, wrapped, identity, identity, 'bidi')
+    this.#bound(method.path)
+  }
+
+  /** Notes the service of a path `/package.Service/Method`. */
+  #bound(path: string): void {
+    this.#services.add(path.split('/')[1] ?? path)
   }
 
   #failed(path: string, error: StoreError): void {
@@ -261,11 +275,12 @@ class GrpcServerDriver implements GrpcServer {
   }
 
   setServing(serving: boolean): void {
-    this.#health.setServing(serving)
+    this.#serving = serving
+    this.#health.refresh()
   }
 
   async close(graceMs: number): Promise<void> {
-    this.#health.setServing(false)
+    this.setServing(false)
     await new Promise<void>((resolve) => {
       const timer = setTimeout(() => this.#sessions?.destroyAll(), graceMs)
       this.#server.tryShutdown(() => {

@@ -1,8 +1,8 @@
 /**
  * The admin page of a node: HTTP on its port + 1000 with /livez, /readyz and /metrics, for probes and Prometheus.
  *
- * /livez answers as long as the event loop runs. /readyz is 503 while the node should get no traffic. Read-only, no
- * request body is looked at, connections and header times are bounded, and bytes that are not HTTP end their connection.
+ * /livez answers as long as the event loop runs. /readyz is 503, with the reason, while the node should get no traffic.
+ * Read-only, no request body is looked at, connections and header times are bounded, and bytes that are not HTTP end their connection.
  */
 
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
@@ -13,8 +13,8 @@ const connectionsMax = 256
 const requestMs = 10_000
 
 export interface AdminPage {
-  /** True while the node should get traffic. */
-  readonly ready: () => boolean
+  /** Why the node should get no traffic now, in a few words; undefined while it should. */
+  readonly notReady: () => string | undefined
   /** The text of /metrics. */
   readonly metrics: () => string
 }
@@ -25,8 +25,12 @@ export interface AdminServer {
   close(): Promise<void>
 }
 
-function answer(response: ServerResponse, status: number, body: string): void {
-  response.writeHead(status, { 'content-type': 'text/plain; version=0.0.4; charset=utf-8', connection: 'close' })
+const plainText = 'text/plain; charset=utf-8'
+/** Prometheus tells the format by the version. */
+const metricsText = 'text/plain; version=0.0.4; charset=utf-8'
+
+function answer(response: ServerResponse, status: number, body: string, type = plainText): void {
+  response.writeHead(status, { 'content-type': type, connection: 'close' })
   response.end(body)
 }
 
@@ -38,9 +42,10 @@ function route(page: AdminPage, request: IncomingMessage, response: ServerRespon
   const path = (request.url ?? '').split('?')[0]
   if (path === '/livez') answer(response, 200, 'ok\n')
   else if (path === '/readyz') {
-    const ready = page.ready()
-    answer(response, ready ? 200 : 503, ready ? 'ready\n' : 'not ready\n')
-  } else if (path === '/metrics') answer(response, 200, page.metrics())
+    const reason = page.notReady()
+    if (reason === undefined) answer(response, 200, 'ready\n')
+    else answer(response, 503, `not ready: ${reason}\n`)
+  } else if (path === '/metrics') answer(response, 200, page.metrics(), metricsText)
   else answer(response, 404, 'try /livez, /readyz or /metrics\n')
 }
 

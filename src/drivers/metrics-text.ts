@@ -6,7 +6,7 @@
  */
 
 import { Histogram, latencyBounds } from '../base/histogram.ts'
-import type { Labels, Metrics } from '../ports/metrics.ts'
+import type { Labels, Metrics, Sample } from '../ports/metrics.ts'
 
 const seriesMax = 5000
 
@@ -23,8 +23,11 @@ interface Family {
 export interface TextMetrics extends Metrics {
   /** The whole page. */
   render(): string
-  /** Called before every scrape, to set gauges that are cheap to compute and dear to keep. */
-  onScrape(handler: () => void): void
+  /**
+   * `source` is asked at every scrape for values that are cheap to read and dear to keep. A series it no longer gives is
+   * gone from the page: a leader that was deposed must not go on saying what it knew. Its names are used nowhere else.
+   */
+  onScrape(source: () => readonly Sample[]): void
 }
 
 function escapeValue(value: string): string {
@@ -56,7 +59,9 @@ function histogramLines(name: string, labels: string, histogram: Histogram): str
 
 class TextMetricsDriver implements TextMetrics {
   readonly #families = new Map<string, Family>()
-  readonly #scrapeHandlers: (() => void)[] = []
+  readonly #sources: (() => readonly Sample[])[] = []
+  /** Families that the sources gave at the last scrape. */
+  readonly #sampled = new Set<string>()
   #series = 0
   #dropped = 0
 
@@ -106,12 +111,28 @@ class TextMetricsDriver implements TextMetrics {
     histogram.observe(seconds)
   }
 
-  onScrape(handler: () => void): void {
-    this.#scrapeHandlers.push(handler)
+  onScrape(source: () => readonly Sample[]): void {
+    this.#sources.push(source)
+  }
+
+  #sample(): void {
+    for (const name of this.#sampled) {
+      this.#series -= this.#families.get(name)?.values.size ?? 0
+      this.#families.delete(name)
+    }
+    this.#sampled.clear()
+    for (const source of this.#sources) {
+      for (const { name, help, kind, value, labels } of source()) {
+        this.#sampled.add(name)
+        const { values } = this.#family(name, help, kind ?? 'gauge')
+        const key = labelText(labels)
+        if (values.has(key) || this.#admit()) values.set(key, value)
+      }
+    }
   }
 
   render(): string {
-    for (const handler of this.#scrapeHandlers) handler()
+    this.#sample()
     let out = ''
     for (const name of [...this.#families.keys()].sort()) {
       const family = this.#families.get(name)

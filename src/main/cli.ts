@@ -64,9 +64,17 @@ function addNodeCommands(program: Command): void {
     .option('--storage <n>', 'storage nodes (default: 4)')
     .option('--zones <n>', 'zones the storage nodes are spread over (default: 2)')
     .option('--port <n>', 'first port to try (default: 7400)')
-    .action(async (flags: Record<string, string | undefined>) => {
+    .option('--timeout <time>', 'most time to become ready (default: 60s)')
+    .option('--json', 'when ready, print one JSON document on stdout: what cluster.json holds, and ready: true')
+    .option('--verbose', 'show what caused an error')
+    .action(async (given: Record<string, string | undefined> & { json?: unknown; verbose?: unknown }) => {
+      const { json, verbose: _, ...flags } = given
       const { runUp } = await import('./up.ts')
-      await runUp(flags, (line) => process.stdout.write(`${line}\n`))
+      if (json === undefined) return runUp(flags, { say: (line) => process.stdout.write(`${line}\n`) })
+      return runUp(flags, {
+        say: (line) => process.stderr.write(`${line}\n`),
+        onReady: (cluster) => process.stdout.write(`${JSON.stringify({ ready: true, ...cluster })}\n`),
+      })
     })
   addNodeCommand(program, 'meta', 'run one meta node', metaOptions, async (values) => {
     const { runMetaNode } = await import('./meta-node.ts')

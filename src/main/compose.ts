@@ -7,6 +7,7 @@
 import { StoreError } from '../model/errors.ts'
 import type { Env } from '../ports/env.ts'
 import type { LogFields } from '../ports/log.ts'
+import type { Sample } from '../ports/metrics.ts'
 import { createNodeClock } from '../drivers/clock-node.ts'
 import { createNodeEntropy } from '../drivers/entropy-node.ts'
 import { createGrpcClient } from '../drivers/grpc-client.ts'
@@ -33,8 +34,28 @@ export interface NodeEnv extends Env {
   readonly metrics: TextMetrics
 }
 
+/** The usual Prometheus names for what a process uses. */
+function processSamples(): readonly Sample[] {
+  const { user, system } = process.cpuUsage()
+  return [
+    {
+      name: 'process_resident_memory_bytes',
+      help: 'Resident memory of the process.',
+      value: process.memoryUsage.rss(),
+    },
+    {
+      name: 'process_cpu_seconds_total',
+      help: 'User and system CPU time of the process.',
+      kind: 'counter',
+      value: (user + system) / 1e6,
+    },
+  ]
+}
+
 /** Builds the bundle of drivers of one process. */
 export async function createNodeEnv(options: NodeEnvOptions = {}): Promise<NodeEnv> {
+  const metrics = createTextMetrics()
+  metrics.onScrape(processSamples)
   const log = createJsonLog({ level: options.level ?? 'info', ...(options.fields ? { fields: options.fields } : {}) })
   return {
     clock: createNodeClock(),
@@ -42,7 +63,7 @@ export async function createNodeEnv(options: NodeEnvOptions = {}): Promise<NodeE
     hasher: await createXxHasher(),
     net: createGrpcClient({ log }),
     log,
-    metrics: createTextMetrics(),
+    metrics,
   }
 }
 
@@ -60,11 +81,11 @@ async function bindPair(
   port: number,
   env: NodeEnv,
   bind: (server: GrpcServer) => void,
-  ready: () => boolean,
+  notReady: () => string | undefined,
 ): Promise<NodePorts> {
   const adminPort = port === 0 ? 0 : port + adminPortOffset
-  const admin = await listenAdmin(host, adminPort, { ready, metrics: () => env.metrics.render() })
-  const server = createGrpcServer({ log: env.log, metrics: env.metrics })
+  const admin = await listenAdmin(host, adminPort, { notReady, metrics: () => env.metrics.render() })
+  const server = createGrpcServer({ log: env.log, metrics: env.metrics, ready: () => notReady() === undefined })
   try {
     bind(server)
     const wanted = admin.port - adminPortOffset
@@ -81,13 +102,14 @@ async function bindPair(
 
 /**
  * Binds a node's two ports: gRPC on `listen` and HTTP on its port + 1000, both or none. Port 0 finds a free pair.
- * `bind` registers the services, and runs before the gRPC port takes calls.
+ * `bind` registers the services, and runs before the gRPC port takes calls. `notReady` says why the node should get no
+ * traffic now, or undefined; /readyz and grpc.health.v1 follow it.
  */
 export async function listenNode(
   listen: string,
   env: NodeEnv,
   bind: (server: GrpcServer) => void,
-  ready: () => boolean,
+  notReady: () => string | undefined,
 ): Promise<NodePorts> {
   const { host, port } = checkAddress(listen)
   if (port + adminPortOffset > 65_535) {
@@ -96,10 +118,10 @@ export async function listenNode(
       `listen on ${listen}: HTTP is served on port + ${adminPortOffset}, so use a port up to 64535`,
     )
   }
-  if (port !== 0) return bindPair(host, port, env, bind, ready)
+  if (port !== 0) return bindPair(host, port, env, bind, notReady)
   for (let attempt = 1; ; attempt++) {
     try {
-      return await bindPair(host, 0, env, bind, ready)
+      return await bindPair(host, 0, env, bind, notReady)
     } catch (error) {
       const taken = error instanceof StoreError && error.code === 'PORT_IN_USE'
       if (!taken || attempt === pairTries) throw error

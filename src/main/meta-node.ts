@@ -29,11 +29,12 @@ export async function runMetaNode(config: MetaConfig): Promise<void> {
   const env = await createNodeEnv({ fields: { node: config.id } })
   const stores = { files: createFiles(config.dataDir), kv: createLevelFactory(config.dataDir) }
   const node = createMetaNode(env, stores, config)
+  env.metrics.onScrape(() => node.samples())
   const ports = await listenNode(
     config.listen,
     env,
     (server) => node.bind(server),
-    () => node.ready(),
+    () => node.notReady(),
   )
   env.log.info('meta node listens', { address: ports.address, http: ports.admin.port, directory: config.dataDir })
   const end = await untilEnd(env, node)

@@ -113,13 +113,14 @@ export async function runStorageNode(config: StorageConfig): Promise<void> {
     fail = resolve
   })
   const node = createStorageNode(env, engines, config, (error) => fail(error))
+  env.metrics.onScrape(() => node.samples())
   let ports: NodePorts
   try {
     ports = await listenNode(
       config.listen,
       env,
       (server) => node.bind(server),
-      () => node.ready(),
+      () => node.notReady(),
     )
   } catch (error) {
     await node.stop()

@@ -8,17 +8,19 @@
  */
 
 import { type ChildProcess, spawn } from 'node:child_process'
-import { closeSync, mkdirSync, openSync, readFileSync } from 'node:fs'
+import { closeSync, openSync, readFileSync } from 'node:fs'
 import { join, relative } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { parseTime } from '../faces/cli/context.ts'
 import { asStoreError, StoreError } from '../model/errors.ts'
-import { type ClusterStorage, clusterDirDefault, writeClusterFile } from './cluster-file.ts'
+import { type ClusterFile, type ClusterStorage, clusterDirDefault, writeClusterFile } from './cluster-file.ts'
 import { stopSignal } from './compose.ts'
+import { makeDirectory } from './directories.ts'
 import { connect } from './index.ts'
 import { planUp, type UpPlan } from './up-plan.ts'
 
 const repairWait = '5s'
-const readyMs = 60_000
+const readyDefault = '60s'
 const stopMs = 10_000
 
 interface Child {
@@ -113,21 +115,26 @@ class LocalCluster {
     this.save()
   }
 
-  /** Writes cluster.json as of now. */
-  save(): void {
+  /** What cluster.json holds as of now. */
+  content(): ClusterFile {
     const pidOf = (id: string): number => {
       const child = this.children.find((one) => one.id === id)
       return child?.alive === true ? (child.process.pid ?? 0) : 0
     }
-    writeClusterFile(this.#plan.dir, {
+    return {
       clusterId: this.#clusterId,
       meta: this.#plan.meta.map((node) => ({ ...node, pid: pidOf(node.id) })),
       storage: this.#plan.storage.map((node) => ({ ...node, pid: pidOf(node.id) })),
-    })
+    }
+  }
+
+  /** Writes cluster.json as of now. */
+  save(): void {
+    writeClusterFile(this.#plan.dir, this.content())
   }
 
   /** Waits until a leader answers and every storage node is up. Throws when a node ends first. */
-  async ready(signal: AbortSignal): Promise<void> {
+  async ready(signal: AbortSignal, readyMs: number): Promise<void> {
     const store = await connect({ meta: this.#plan.meta.map((node) => node.address), retryMs: readyMs })
     const deadlineMs = performance.now() + readyMs
     try {
@@ -144,7 +151,7 @@ class LocalCluster {
         if (performance.now() > deadlineMs) {
           throw new StoreError(
             'TIMEOUT',
-            `the cluster was not ready within ${readyMs / 1000} s: see the logs in ${join(this.#plan.dir, 'logs')}`,
+            `the cluster was not ready within ${readyMs / 1000} s: allow more with --timeout, or see the logs in ${join(this.#plan.dir, 'logs')}`,
           )
         }
         await new Promise((resolve) => setTimeout(resolve, 100))
@@ -200,30 +207,38 @@ function readyLine(plan: UpPlan): string {
   return `holdfast is ready (${nodes}; data in ${shownDir}; repair waits ${repairWait} here). Try: "npx holdfast mb photos${at}" and then "npx holdfast put README.md photos/readme.md${at}"`
 }
 
-/** Runs a local cluster until Ctrl-C or SIGTERM; resolves when everything has stopped. Throws USAGE, PORT_IN_USE, UNAVAILABLE. */
-export async function runUp(
-  flags: Readonly<Record<string, string | undefined>>,
-  say: (line: string) => void,
-): Promise<void> {
+export interface UpOutput {
+  /** A line for people. */
+  readonly say: (line: string) => void
+  /** The cluster is ready. Undefined: a line for people says so. */
+  readonly onReady?: ((cluster: ClusterFile) => void) | undefined
+}
+
+/**
+ * Runs a local cluster until Ctrl-C or SIGTERM; resolves when everything has stopped. Throws USAGE, IO, PORT_IN_USE,
+ * TIMEOUT, UNAVAILABLE.
+ */
+export async function runUp(flags: Readonly<Record<string, string | undefined>>, output: UpOutput): Promise<void> {
+  const { say } = output
+  const readyMs = parseTime(flags['timeout'] ?? readyDefault, '--timeout')
   const plan = await planUp(flags)
-  try {
-    mkdirSync(join(plan.dir, 'logs'), { recursive: true })
-  } catch (error) {
-    throw new StoreError('IO', `make ${plan.dir}: ${(error as Error).message}`, { cause: error, outcome: 'definite' })
-  }
+  makeDirectory(join(plan.dir, 'logs'))
   for (const note of plan.notes) say(note)
   const signalled = stopSignal()
   const controller = new AbortController()
   const stopped = signalled.then(() => controller.abort())
   const cluster = new LocalCluster(plan, say)
   try {
-    await cluster.ready(controller.signal)
+    await cluster.ready(controller.signal, readyMs)
   } catch (error) {
     await cluster.stop()
     throw asStoreError(error, 'start the cluster')
   }
   cluster.save()
-  if (!controller.signal.aborted) say(readyLine(plan))
+  if (!controller.signal.aborted) {
+    if (output.onReady === undefined) say(readyLine(plan))
+    else output.onReady(cluster.content())
+  }
   const allDead = cluster.watch().then(() => 'all dead' as const)
   const ended = await Promise.race([stopped, allDead])
   await cluster.stop()

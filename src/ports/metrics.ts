@@ -4,6 +4,16 @@
  */
 export type Labels = Readonly<Record<string, string>>
 
+/** One value read at the moment of a scrape. */
+export interface Sample {
+  readonly name: string
+  readonly help: string
+  /** Default gauge. */
+  readonly kind?: 'counter' | 'gauge'
+  readonly value: number
+  readonly labels?: Labels
+}
+
 export interface Metrics {
   /** Adds to a counter. Registered on first use. */
   count(name: string, help: string, by?: number, labels?: Labels): void

@@ -59,6 +59,13 @@ function isFill(body: object): body is FillSource {
   return 'fill' in body && typeof body.fill === 'function'
 }
 
+/** True for what a put can read. Looks at the kind only and reads nothing. */
+export function isBody(body: unknown): body is Body {
+  if (typeof body === 'string' || typeof body === 'function') return true
+  if (typeof body !== 'object' || body === null) return false
+  return isWebStream(body) || isBlob(body) || isFill(body) || Symbol.asyncIterator in body || Symbol.iterator in body
+}
+
 /** True when the body can be read again from its start. */
 export function isReplayable(body: Body): boolean {
   if (typeof body === 'string' || typeof body === 'function' || body instanceof Uint8Array) return true

@@ -14,13 +14,15 @@ import { v1 } from '../wire/messages.ts'
 import { locate, readChunk } from './chunk-read.ts'
 import { ChunkWrite, neededAcks } from './chunk-write.ts'
 import { chunkOf, present } from './entries.ts'
-import { checkedWrite, type ObjectDeps } from './objects.ts'
+import type { ObjectDeps } from './objects.ts'
+import { checkedWrite, checkText } from './operations.ts'
 import { targetsOf } from './placements.ts'
 import { within, withSignal } from './scope.ts'
 import type { CallLimits, ChunkDetails, ChunkPutOptions, Chunks, GetOptions } from './types.ts'
 
 /** The id in `text`. Throws INVALID_ARGUMENT. */
 export function chunkIdOf(text: string): number {
+  checkText(text, 'the chunk id')
   const id = parseChunkId(text)
   if (id === undefined) {
     throw new StoreError(
@@ -32,6 +34,9 @@ export function chunkIdOf(text: string): number {
 }
 
 async function putChunk(deps: ObjectDeps, bytes: Uint8Array, options: ChunkPutOptions): Promise<string> {
+  if (!((bytes as unknown) instanceof Uint8Array)) {
+    throw new StoreError('INVALID_ARGUMENT', 'a chunk is stored from bytes: give a Uint8Array')
+  }
   if (bytes.length < 1 || bytes.length > limits.chunkBytesMax) {
     throw new StoreError(
       'INVALID_ARGUMENT',

@@ -10,7 +10,6 @@
 import { toHex } from '../base/bytes.ts'
 import { StoreError } from '../model/errors.ts'
 import { limits } from '../model/limits.ts'
-import { checkBucketName } from '../model/names.ts'
 import type { Env } from '../ports/env.ts'
 import { v1 } from '../wire/messages.ts'
 import { BufferPool } from './body.ts'
@@ -23,8 +22,10 @@ import { bucketOf, present, statusOf } from './entries.ts'
 import { Leases } from './leases.ts'
 import { MetaClient, metaTimesDefault } from './meta-session.ts'
 import { Objects } from './objects.ts'
+import { checkBucket } from './operations.ts'
 import { Placements } from './placements.ts'
 import { Scope, sleep, within } from './scope.ts'
+import { survey } from './survey.ts'
 import type { Admin, Buckets, Store } from './types.ts'
 
 const MiB = 1024 * 1024
@@ -96,12 +97,13 @@ export function createClient(env: Env, options: ClientOptions): Store {
     get: objects.get.bind(objects),
     stat: objects.stat.bind(objects),
     delete: objects.delete.bind(objects),
-    list: objects.list.bind(objects),
+    // What bind gives has the last overload only.
+    list: objects.list.bind(objects) as Store['list'],
     copy: objects.copy.bind(objects),
     commit: objects.commit.bind(objects),
     buckets: createBuckets(env, meta),
     chunks: createChunks(deps),
-    admin: createAdmin(env, meta),
+    admin: createAdmin(env, meta, options.meta),
     close: () => {
       closing ??= closeAll()
       return closing
@@ -125,14 +127,14 @@ function createBuckets(env: Env, meta: MetaClient): Buckets {
   return {
     create: (name, options = {}) =>
       within(env.clock, options, `make bucket ${name}`, async (signal) => {
-        checkBucketName(name)
+        checkBucket(name)
         const commitId = toHex(env.entropy.bytes(16))
         const reply = await meta.call('createBucket', { name, commitId }, { signal })
         return bucketOf(present(reply.bucket, 'bucket'))
       }),
     delete: (name, options = {}) =>
       within(env.clock, options, `remove bucket ${name}`, async (signal) => {
-        checkBucketName(name)
+        checkBucket(name)
         await meta.call(
           'deleteBucket',
           { name },
@@ -148,9 +150,10 @@ function createBuckets(env: Env, meta: MetaClient): Buckets {
   }
 }
 
-function createAdmin(env: Env, meta: MetaClient): Admin {
+function createAdmin(env: Env, meta: MetaClient, addresses: readonly string[]): Admin {
   return {
     status: (options = {}) =>
       within(env.clock, options, 'status', async (signal) => statusOf(await meta.call('status', {}, { signal }))),
+    survey: (options = {}) => survey(env, addresses, options),
   }
 }

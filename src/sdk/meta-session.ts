@@ -53,7 +53,7 @@ interface Waiting {
 }
 
 /** One stream to one address. */
-class Link {
+export class Link {
   readonly address: string
   readonly #stream: Duplex<holdfast.v1.MetaRequest.$Properties, holdfast.v1.MetaReply>
   readonly #waiting = new Map<number, Waiting>()

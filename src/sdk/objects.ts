@@ -7,16 +7,15 @@
  * Invariant: an operation that fails with a definite outcome left nothing visible.
  */
 
-import { fromUtf8, toHex, utf8 } from '../base/bytes.ts'
+import { fromUtf8, toHex } from '../base/bytes.ts'
 import { spanOfRange } from '../core/object/range.ts'
 import { asStoreError, StoreError } from '../model/errors.ts'
 import { limits } from '../model/limits.ts'
-import { checkBucketName, checkKey } from '../model/names.ts'
-import { writeConcerns } from '../model/words.ts'
 import { type holdfast, v1 } from '../wire/messages.ts'
 import { isReplayable } from './body.ts'
 import { chunksOfPage, download, type DownloadDeps, type OpenedManifest } from './download.ts'
 import { chunksOf, conditionOf, objectOf, present } from './entries.ts'
+import { checkBucket, checkedWrite, checkOperations, checkPlace, checkText } from './operations.ts'
 import { abortReason, Scope } from './scope.ts'
 import type {
   Body,
@@ -24,6 +23,8 @@ import type {
   ChunkEntry,
   CommitOperation,
   Conditions,
+  FlatListEntry,
+  FlatListOptions,
   GetOptions,
   ListEntry,
   ListOptions,
@@ -39,7 +40,6 @@ export interface ObjectDeps {
   readonly download: DownloadDeps
 }
 
-const copiesDefault = 3
 /** A body that can be read again is stored at most so often when its lease or its disks were fenced. */
 const putTries = 3
 
@@ -48,36 +48,11 @@ interface Place {
   readonly key: string
 }
 
-function checkPlace({ bucket, key }: Place): void {
-  checkBucketName(bucket)
-  checkKey(key)
-}
-
-/** Checks of what both objects and chunks are stored with. Throws INVALID_ARGUMENT. */
-export function checkedWrite(options: Pick<PutOptions, 'replicas' | 'write'>): {
-  copies: number
-  concern: (typeof writeConcerns)[number]
-} {
-  const copies = options.replicas ?? copiesDefault
-  if (!Number.isInteger(copies) || copies < 1 || copies > limits.replicasMax) {
-    throw new StoreError('INVALID_ARGUMENT', `replicas ${copies} is out of range: use 1 to ${limits.replicasMax}`)
-  }
-  const concern = options.write ?? 'quorum'
-  if (!writeConcerns.includes(concern)) {
-    throw new StoreError(
-      'INVALID_ARGUMENT',
-      `write ${JSON.stringify(concern)} is unknown: use ${writeConcerns.join(', ')}`,
-    )
-  }
-  return { copies, concern }
-}
-
-function checkMetadata(metadata: Readonly<Record<string, string>>): void {
-  let bytes = 0
-  for (const [name, value] of Object.entries(metadata)) bytes += utf8(name).length + utf8(value).length
-  if (bytes > limits.userMetadataBytesMax) {
-    throw new StoreError('INVALID_ARGUMENT', `metadata has ${bytes} bytes: use at most ${limits.userMetadataBytesMax}`)
-  }
+/** For messages: what may not be an object at all when a program has no types. */
+function placeOf(value: Place): Place {
+  const place = (value ?? {}) as Place
+  checkPlace(place.bucket, place.key)
+  return place
 }
 
 export class Objects {
@@ -120,7 +95,9 @@ export class Objects {
 
   async copy(from: Place, to: Place, options: CallLimits & Conditions = {}): Promise<PutResult> {
     const { ifAbsent, ifMatch } = options
-    return this.#within(options, `copy ${from.bucket}/${from.key}`, async (signal) => {
+    return this.#within(options, 'copy', async (signal) => {
+      placeOf(from)
+      placeOf(to)
       const copy = { fromBucket: from.bucket, fromKey: from.key, bucket: to.bucket, key: to.key, ifAbsent, ifMatch }
       const [result] = await this.#commit([{ copy }], signal)
       return present(result, 'objects')
@@ -133,32 +110,8 @@ export class Objects {
     )
   }
 
-  #checkOperations(operations: readonly CommitOperation[]): void {
-    if (operations.length < 1 || operations.length > limits.commitObjectsMax) {
-      throw new StoreError(
-        'INVALID_ARGUMENT',
-        `a commit holds 1 to ${limits.commitObjectsMax} operations, not ${operations.length}`,
-      )
-    }
-    for (const operation of operations) {
-      if ('put' in operation) {
-        checkPlace(operation.put)
-        checkedWrite(operation.put)
-        conditionOf(operation.put)
-        checkMetadata(operation.put.metadata ?? {})
-      } else if ('delete' in operation) {
-        checkPlace(operation.delete)
-        conditionOf(operation.delete)
-      } else {
-        checkPlace(operation.copy)
-        checkPlace({ bucket: operation.copy.fromBucket, key: operation.copy.fromKey })
-        conditionOf(operation.copy)
-      }
-    }
-  }
-
   async #commit(operations: readonly CommitOperation[], signal: AbortSignal): Promise<(PutResult | undefined)[]> {
-    this.#checkOperations(operations)
+    checkOperations(operations)
     const replayable = operations.every((operation) => !('put' in operation) || isReplayable(operation.put.body))
     for (let attempt = 1; ; attempt++) {
       try {
@@ -244,7 +197,7 @@ export class Objects {
     withChunks: boolean,
     signal: AbortSignal,
   ): Promise<{ reply: holdfast.v1.OpenObjectReply; entry: holdfast.v1.ObjectEntry }> {
-    checkPlace(place)
+    checkPlace(place.bucket, place.key)
     const reply = await this.#deps.upload.meta.call('openObject', { ...place, withChunks }, { signal })
     return { reply, entry: present(reply.object, 'object') }
   }
@@ -290,8 +243,13 @@ export class Objects {
     })
   }
 
+  list(bucket: string, options?: FlatListOptions): AsyncGenerator<FlatListEntry, void, void>
+  list(bucket: string, options: ListOptions): AsyncGenerator<ListEntry, void, void>
   async *list(bucket: string, options: ListOptions = {}): AsyncGenerator<ListEntry, void, void> {
-    checkBucketName(bucket)
+    checkBucket(bucket)
+    for (const name of ['prefix', 'after', 'delimiter'] as const) {
+      if (options[name] !== undefined) checkText(options[name], name)
+    }
     let after = options.after ?? ''
     for (;;) {
       const request = { bucket, prefix: options.prefix ?? '', after, delimiter: options.delimiter ?? '', limit: 0 }
@@ -354,6 +312,7 @@ function resultsOf(operations: readonly CommitOperation[], reply: holdfast.v1.Co
   return operations.map((operation, at) => {
     if ('delete' in operation) return undefined
     const { bucket } = 'put' in operation ? operation.put : operation.copy
-    return { ...objectOf(present(reply.objects[at], 'objects'), bucket), durable: reply.durable }
+    const entry = objectOf(present(reply.objects[at], 'objects'), bucket)
+    return 'put' in operation && entry.chunks > 0 ? { ...entry, durable: reply.durable } : entry
   })
 }

@@ -97,14 +97,17 @@ export interface ObjectEntry {
 
 /** What a put or a copy answers. */
 export interface PutResult extends ObjectEntry {
-  /** Least number of durable copies over the chunks; 0 for an object without new chunks. */
-  readonly durable: number
+  /** Least number of durable copies over the chunks; not there when no new chunk was stored. */
+  readonly durable?: number
+}
+
+/** An entry of a list without a delimiter: an object. */
+export interface FlatListEntry extends ObjectEntry {
+  readonly isPrefix: false
 }
 
 /** An entry of a list: an object, or with a delimiter a common prefix of several. */
-export type ListEntry =
-  | (ObjectEntry & { readonly isPrefix: false })
-  | { readonly isPrefix: true; readonly bucket: string; readonly key: string }
+export type ListEntry = FlatListEntry | { readonly isPrefix: true; readonly bucket: string; readonly key: string }
 
 export interface ListOptions extends CallLimits {
   readonly prefix?: string | undefined
@@ -112,6 +115,11 @@ export interface ListOptions extends CallLimits {
   readonly after?: string | undefined
   /** "/" folds keys below a "/" into one prefix entry. */
   readonly delimiter?: string | undefined
+}
+
+/** Options of a list without a delimiter: it has objects only. */
+export interface FlatListOptions extends ListOptions {
+  readonly delimiter?: undefined
 }
 
 export interface BucketEntry {
@@ -215,6 +223,14 @@ export interface StatusMeta {
   readonly applied: number
 }
 
+/** What each meta node said for itself. */
+export interface MetaSurvey {
+  /** Every address the client was given, in order. A node that does not lead shows its address as id and no term. */
+  readonly meta: readonly StatusMeta[]
+  /** The state of the cluster, when one of them leads. */
+  readonly status?: ClusterStatus
+}
+
 /** The state of the cluster, verdict first. */
 export interface ClusterStatus {
   readonly verdict: string
@@ -272,7 +288,10 @@ export interface Buckets {
 }
 
 export interface Admin {
+  /** Asks the leader. NO_QUORUM or UNAVAILABLE when there is none. */
   status(options?: CallLimits): Promise<ClusterStatus>
+  /** Asks every meta node by itself, within 1.5 s when no limit is given: answers without a leader, too. */
+  survey(options?: CallLimits): Promise<MetaSurvey>
 }
 
 /** A connection to one cluster. */
@@ -281,7 +300,8 @@ export interface Store {
   get(bucket: string, key: string, options?: GetOptions): Promise<StoredObject>
   stat(bucket: string, key: string, options?: CallLimits): Promise<ObjectDetails>
   delete(bucket: string, key: string, options?: CallLimits & Pick<Conditions, 'ifMatch'>): Promise<void>
-  list(bucket: string, options?: ListOptions): AsyncGenerator<ListEntry, void, void>
+  list(bucket: string, options?: FlatListOptions): AsyncGenerator<FlatListEntry, void, void>
+  list(bucket: string, options: ListOptions): AsyncGenerator<ListEntry, void, void>
   /** Copies by reference: no byte moves. */
   copy(
     from: { readonly bucket: string; readonly key: string },

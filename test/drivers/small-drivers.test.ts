@@ -66,7 +66,7 @@ describe('text metrics', () => {
     metrics.gauge('holdfast_a', 'A.', 1)
     metrics.gauge('holdfast_a', 'A.', 7)
     metrics.observe('holdfast_c_seconds', 'C.', 0.002, { op: 'put' })
-    metrics.onScrape(() => metrics.gauge('holdfast_d', 'D.', 4))
+    metrics.onScrape(() => [{ name: 'holdfast_d', help: 'D.', value: 4 }])
     const page = metrics.render()
     expect(page).include('# HELP holdfast_a A.\n# TYPE holdfast_a gauge\nholdfast_a 7\n')
     expect(page).include('holdfast_b_total{code="a\\"\\n\\\\"} 5\n')
@@ -76,6 +76,22 @@ describe('text metrics', () => {
     expect(page).include('holdfast_c_seconds_count{op="put"} 1\n')
     expect(page).include('holdfast_d 4\n')
     expect(page.indexOf('holdfast_a ')).lessThan(page.indexOf('holdfast_b_total'))
+  })
+
+  it('forgets a sampled series that its source no longer gives', () => {
+    const metrics = createTextMetrics()
+    let nodes = ['a', 'b']
+    metrics.onScrape(() =>
+      nodes.map((node) => ({ name: 'holdfast_up', help: 'U.', kind: 'counter' as const, value: 1, labels: { node } })),
+    )
+    for (let i = 0; i < 3000; i++) metrics.render()
+    expect(metrics.render()).include('# TYPE holdfast_up counter\nholdfast_up{node="a"} 1\nholdfast_up{node="b"} 1\n')
+    nodes = ['b']
+    const page = metrics.render()
+    expect(page).include('holdfast_up{node="b"} 1\n')
+    expect(page).not.include('holdfast_up{node="a"}')
+    nodes = []
+    expect(metrics.render()).not.include('holdfast_up')
   })
 
   it('drops series beyond its bound and says how many', () => {

@@ -3,11 +3,12 @@
  */
 
 import { createServer, connect, type AddressInfo, type Server } from 'node:net'
-import { Client, credentials } from '@grpc/grpc-js'
+import { Client, credentials, status } from '@grpc/grpc-js'
 import { expect } from 'chai'
 import { protoRoot } from '../../src/drivers/grpc-reflection.ts'
 import { createNodeEnv, listenNode, type NodeEnv, type NodePorts } from '../../src/main/compose.ts'
 import { isStoreError } from '../../src/model/errors.ts'
+import { bytesMethod } from '../drivers/grpc-kit.ts'
 
 async function codeOf(promise: Promise<unknown>): Promise<string> {
   try {
@@ -28,6 +29,44 @@ async function occupy(port: number): Promise<Server> {
   return server
 }
 
+const identity = (bytes: Buffer): Buffer => bytes
+
+/** The bytes of the answer, or the status code of the failure. */
+async function checkHealth(address: string, service: string): Promise<number[] | number> {
+  const client = new Client(address, credentials.createInsecure())
+  const request = Buffer.from([10, service.length, ...Buffer.from(service)])
+  try {
+    return await new Promise((resolve, reject) => {
+      client.makeUnaryRequest('/grpc.health.v1.Health/Check', identity, identity, request, (error, reply) => {
+        if (reply !== undefined) resolve([...reply])
+        else if (error !== null) resolve(error.code)
+        else reject(new Error('neither reply nor error'))
+      })
+    })
+  } finally {
+    client.close()
+  }
+}
+
+async function listServices(address: string, version: string): Promise<string> {
+  const client = new Client(address, credentials.createInsecure())
+  try {
+    return await new Promise((resolve, reject) => {
+      const path = `/grpc.reflection.${version}.ServerReflection/ServerReflectionInfo`
+      const call = client.makeBidiStreamRequest(path, identity, identity)
+      call.on('data', (bytes: Buffer) => {
+        resolve(bytes.toString('latin1'))
+        call.end()
+      })
+      call.on('error', reject)
+      // list_services = "" as field 7.
+      call.write(Buffer.from([0x3a, 0]))
+    })
+  } finally {
+    client.close()
+  }
+}
+
 describe('ports of a node', () => {
   let env: NodeEnv
   let ports: NodePorts
@@ -39,8 +78,11 @@ describe('ports of a node', () => {
     ports = await listenNode(
       '127.0.0.1:0',
       env,
-      () => undefined,
-      () => ready,
+      (server) => {
+        for (const path of ['/holdfast.v1.Meta/Status', '/holdfast.v1.Meta/Place', '/holdfast.v1.Raft/Hello'])
+          server.unary(bytesMethod(path, 'unary'), (request) => Promise.resolve(request))
+      },
+      () => (ready ? undefined : 'no contact with meta'),
     )
   })
   afterEach(async () => {
@@ -62,12 +104,26 @@ describe('ports of a node', () => {
   it('say who is alive and ready, and give metrics', async () => {
     env.metrics.count('holdfast_test_total', 'T.')
     expect(await get('/livez')).deep.equal({ status: 200, text: 'ok\n' })
-    expect((await get('/readyz')).status).equal(503)
+    expect(await get('/readyz')).deep.equal({ status: 503, text: 'not ready: no contact with meta\n' })
     ready = true
     expect((await get('/readyz')).status).equal(200)
     expect((await get('/metrics')).text).include('holdfast_test_total 1')
     expect((await get('/other')).status).equal(404)
     expect((await fetch(`http://127.0.0.1:${ports.admin.port}/livez`, { method: 'POST', body: 'x' })).status).equal(405)
+  })
+
+  it('give text that says what it is', async () => {
+    const type = async (path: string): Promise<string | null> =>
+      (await fetch(`http://127.0.0.1:${ports.admin.port}${path}`)).headers.get('content-type')
+    expect(await type('/livez')).equal('text/plain; charset=utf-8')
+    expect(await type('/readyz')).equal('text/plain; charset=utf-8')
+    expect(await type('/metrics')).equal('text/plain; version=0.0.4; charset=utf-8')
+  })
+
+  it('measure the process', async () => {
+    const { text } = await get('/metrics')
+    expect(text).match(/# TYPE process_resident_memory_bytes gauge\nprocess_resident_memory_bytes [1-9]/)
+    expect(text).match(/# TYPE process_cpu_seconds_total counter\nprocess_cpu_seconds_total [0-9.]+\n/)
   })
 
   it('serve on after garbage on the HTTP port', async () => {
@@ -87,7 +143,7 @@ describe('ports of a node', () => {
           `127.0.0.1:${port}`,
           env,
           () => undefined,
-          () => true,
+          () => undefined,
         ),
       )
     expect(await listen(ports.port)).equal('PORT_IN_USE')
@@ -104,41 +160,32 @@ describe('ports of a node', () => {
           '127.0.0.1:65000',
           env,
           () => undefined,
-          () => true,
+          () => undefined,
         ),
       ),
     ).equal('USAGE')
   })
 
-  it('answer grpc.health.v1 and reflection', async () => {
-    const client = new Client(ports.address, credentials.createInsecure())
-    const health = await new Promise<Buffer>((resolve, reject) => {
-      client.makeUnaryRequest(
-        '/grpc.health.v1.Health/Check',
-        (bytes: Buffer) => bytes,
-        (bytes: Buffer) => bytes,
-        Buffer.alloc(0),
-        (error, reply) => (reply === undefined ? reject(error) : resolve(reply)),
-      )
-    })
-    // status = 1 (SERVING) as field 1.
-    expect([...health]).deep.equal([8, 1])
-    const names = await new Promise<string>((resolve, reject) => {
-      const call = client.makeBidiStreamRequest(
-        '/grpc.reflection.v1.ServerReflection/ServerReflectionInfo',
-        (bytes: Buffer) => bytes,
-        (bytes: Buffer) => bytes,
-      )
-      call.on('data', (bytes: Buffer) => {
-        resolve(bytes.toString('latin1'))
-        call.end()
-      })
-      call.on('error', reject)
-      // list_services = "" as field 7.
-      call.write(Buffer.from([0x3a, 0]))
-    })
-    for (const service of ['Meta', 'Storage', 'NodeControl', 'Raft']) expect(names).include(`holdfast.v1.${service}`)
-    client.close()
+  it('answer grpc.health.v1 for the node and each service it has, following readiness', async () => {
+    // HealthCheckResponse.status: field 1; 1 is SERVING, 2 NOT_SERVING.
+    for (const service of ['', 'holdfast.v1.Meta', 'holdfast.v1.Raft']) {
+      ready = false
+      expect(await checkHealth(ports.address, service), service).deep.equal([8, 2])
+      ready = true
+      expect(await checkHealth(ports.address, service), service).deep.equal([8, 1])
+    }
+    expect(await checkHealth(ports.address, 'holdfast.v1.Storage')).equal(status.NOT_FOUND)
+    ports.server.setServing(false)
+    expect(await checkHealth(ports.address, '')).deep.equal([8, 2])
+  })
+
+  it('list by reflection the services that the node has, and no others', async () => {
+    for (const version of ['v1', 'v1alpha']) {
+      const names = await listServices(ports.address, version)
+      for (const service of ['holdfast.v1.Meta', 'holdfast.v1.Raft', 'grpc.health.v1.Health'])
+        expect(names).include(service)
+      for (const service of ['holdfast.v1.Storage', 'holdfast.v1.NodeControl']) expect(names).not.include(service)
+    }
   })
 
   it('find the proto files from wherever the program was compiled to', () => {

@@ -143,7 +143,12 @@ describe('real processes: store', function () {
       const base = `http://${host}:${Number(port) + 1000}`
       expect((await fetch(`${base}/livez`)).status, node.id).to.equal(200)
       expect((await fetch(`${base}/readyz`)).status, node.id).to.equal(200)
-      expect(await (await fetch(`${base}/metrics`)).text(), node.id).to.contain('holdfast_')
+      const metrics = await (await fetch(`${base}/metrics`)).text()
+      expect(metrics, node.id).to.contain('process_resident_memory_bytes ')
+      const own = node.id.startsWith('m')
+        ? ['raft_term ', 'raft_is_leader ', 'raft_commit_index ', 'raft_applied_index ']
+        : ['disk_capacity_bytes{disk=', 'disk_used_bytes{disk=', 'disk_chunks{disk=', 'corrupt_replicas_total 0']
+      for (const name of own) expect(metrics, node.id).to.contain(`\nholdfast_${name}`)
     }
   })
 

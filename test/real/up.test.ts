@@ -1,6 +1,6 @@
 /** `holdfast up`: a whole cluster from one command, gone with it, found again by the next one. */
 
-import { mkdtemp, readFile, rm } from 'node:fs/promises'
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { expect } from 'chai'
@@ -69,6 +69,46 @@ describe('real processes: holdfast up', function () {
     const ended = await started.ended
     expect(ended.code, ended.stderr).to.equal(0)
     for (const node of [...file.meta, ...file.storage]) expect(isAlive(node.pid), node.id).to.equal(false)
+  })
+
+  it('fails at once where there can be no directory', async () => {
+    await writeFile(join(directory, 'file'), '')
+    for (const dir of ['/proc/nope', join(directory, 'file', 'below')]) {
+      const ended = await runCli(['up', '--dir', dir])
+      expect(ended.code, ended.stderr).to.equal(1)
+      expect(ended.stderr).to.match(/^holdfast: make the directory [^\n]*\n$/)
+    }
+    expect((await runCli(['up', '--dir', directory, '--timeout', 'soon'])).code).to.equal(2)
+  })
+
+  it('says as JSON that it is ready; status ends with 5 and names who answers once the quorum is gone', async () => {
+    const dir = join(directory, 'json')
+    const flags = ['--dir', dir, '--port', String(await freePort()), '--storage', '1', '--json', '--timeout', '50s']
+    const started = spawnCli(['up', ...flags])
+    running = started
+    const line = await until(
+      'a line',
+      () =>
+        started
+          .output()
+          .split('\n')
+          .find((one) => one.startsWith('{')),
+      60_000,
+    )
+    const { ready, ...cluster } = JSON.parse(line) as ClusterFile & { ready: boolean }
+    expect(ready).to.equal(true)
+    expect(cluster).to.deep.equal(JSON.parse(await readFile(join(dir, 'cluster.json'), 'utf8')))
+    for (const node of cluster.meta.slice(1)) process.kill(node.pid, 'SIGKILL')
+    const status = await until('the leader steps down', async () => {
+      const startMs = performance.now()
+      const ended = await runCli(['status', '--json', '--dir', dir])
+      expect(performance.now() - startMs).to.be.lessThan(8000)
+      return ended.code === 5 && (JSON.parse(ended.stdout) as { verdict: string; meta: { reachable: boolean }[] })
+    })
+    expect(status.verdict).to.equal('no quorum')
+    expect(status.meta.map((node) => node.reachable)).to.deep.equal([true, false, false])
+    started.child.kill('SIGINT')
+    expect((await started.ended).stdout).to.equal(`${line}\n`)
   })
 
   it('finds the data again, says when a child dies, and its children end when it is killed', async () => {

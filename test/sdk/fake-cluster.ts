@@ -353,10 +353,16 @@ export class FakeMeta {
     const before = this.commits.get(request.commitId)
     if (before !== undefined) return { commit: before }
     const objects: holdfast.v1.ObjectEntry.$Properties[] = []
-    for (const { put, delete: gone } of request.operations) {
+    for (const { put, delete: gone, copy } of request.operations) {
       if (gone) {
         if (!this.objects.delete(`${gone.bucket}/${gone.key}`)) throw new StoreError('NOT_FOUND', 'no such object')
         objects.push({})
+      }
+      if (copy) {
+        const { entry, chunks } = this.#object(copy.fromBucket, copy.fromKey)
+        const copied = { ...entry, bucket: copy.bucket, key: copy.key, version: ++this.#version }
+        this.objects.set(`${copy.bucket}/${copy.key}`, { entry: copied, chunks })
+        objects.push(copied)
       }
       if (!put) continue
       if (put.condition?.ifAbsent === true && this.objects.has(`${put.bucket}/${put.key}`))

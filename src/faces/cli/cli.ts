@@ -5,7 +5,9 @@
  */
 
 import { Command, CommanderError } from 'commander'
+import { closest } from '../../base/suggest.ts'
 import { StoreError } from '../../model/errors.ts'
+import { quote } from '../../model/names.ts'
 import { addChunkCommands } from './chunks.ts'
 import { reportError, type Surroundings } from './context.ts'
 import { addObjectCommands } from './objects.ts'
@@ -23,6 +25,32 @@ function usageError(error: CommanderError): StoreError {
     .replace(/\n\(Did you mean (.*?)\)/s, ' (did you mean $1)')
     .trim()
   return new StoreError('USAGE', `${message}: see "holdfast --help"`)
+}
+
+/**
+ * Throws USAGE when help is asked for a command that does not exist. The parser would print the help of the command above
+ * it and succeed, and a script would take that for a yes.
+ */
+function checkHelpTarget(program: Command, args: readonly string[]): void {
+  const end = args.indexOf('--')
+  const words = end < 0 ? args : args.slice(0, end)
+  if (words[0] !== 'help' && !words.includes('--help') && !words.includes('-h')) return
+  let command = program
+  for (const word of words) {
+    if (command.commands.length === 0) return
+    if (word === 'help' || word.startsWith('-')) continue
+    const next = command.commands.find((one) => one.name() === word || one.aliases().includes(word))
+    if (next === undefined) {
+      const name = command === program ? '' : `${command.name()} `
+      const suggestion = closest(
+        word,
+        command.commands.map((one) => one.name()),
+      )
+      const hint = suggestion === undefined ? '' : ` (did you mean ${suggestion}?)`
+      throw new StoreError('USAGE', `unknown command ${quote(name + word)}${hint}: see "holdfast ${name}--help"`)
+    }
+    command = next
+  }
 }
 
 /** Runs `args` (without node and script); resolves to the exit code and never rejects. */
@@ -52,6 +80,7 @@ export async function runCli(
   options.extend?.(program)
   const verbose = args.includes('--verbose')
   try {
+    checkHelpTarget(program, args)
     await program.parseAsync(args, { from: 'user' })
     return 0
   } catch (error) {

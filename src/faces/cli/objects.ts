@@ -85,7 +85,7 @@ async function putOne(run: Run, source: string, target: string, flags: PutFlags)
     )
     progress.end()
     const { size, etag, version, chunks, durable } = result
-    const copies = chunks === 0 ? '' : `, ${plural(chunks, 'chunk')} on at least ${durable} disks`
+    const copies = durable === undefined ? '' : `, ${plural(chunks, 'chunk')} on at least ${durable} disks`
     run.result(
       { bucket, key, size, etag, version, chunks, durable },
       `${bucket}/${showName(key)}  ${showBytes(size)}  etag ${etag}  version ${version}${copies}`,

@@ -7,6 +7,7 @@ import { showBytes, showSeconds } from './format.ts'
 const quietMs = 1000
 const redrawMs = 100
 const barWidth = 24
+const columnsDefault = 80
 
 /** The part of a terminal that is drawn on. */
 export interface Terminal {
@@ -52,7 +53,9 @@ export class Progress {
     if (nowMs - this.#startMs < quietMs || nowMs - this.#drawnMs < redrawMs) return
     this.#drawnMs = nowMs
     this.#drawn = true
-    this.#terminal.write(`\r\x1b[2K${this.line(nowMs).slice(0, (this.#terminal.columns ?? 80) - 1)}`)
+    // A pty that was never told its size reports 0.
+    const columns = this.#terminal.columns || columnsDefault
+    this.#terminal.write(`\r\x1b[2K${this.line(nowMs).slice(0, columns - 1)}`)
   }
 
   /** The line as of now. */

@@ -3,12 +3,26 @@
  */
 
 import type { Command } from 'commander'
-import { asStoreError, StoreError } from '../../model/errors.ts'
-import type { ClusterStatus } from '../../sdk/types.ts'
-import { type CommonOptions, describeError, type Run, runWithStore, type Surroundings, withCommon } from './context.ts'
+import { asStoreError, errorTable, StoreError } from '../../model/errors.ts'
+import type { ClusterStatus, StatusMeta } from '../../sdk/types.ts'
+import {
+  type CommonOptions,
+  describeError,
+  ExitWith,
+  parseTime,
+  type Run,
+  runWithStore,
+  type Surroundings,
+  withCommon,
+} from './context.ts'
 import { plural, showBytes, showSeconds, showTime, table } from './format.ts'
 
 const watchMs = 1000
+/** A screen is due within this time, leader or not. */
+const screenMs = 5000
+const leaderShare = 0.6
+const surveyShare = 0.3
+const noQuorum = 'no quorum'
 
 function sumOf(counts: Readonly<Record<string, number>>): number {
   return Object.values(counts).reduce((sum, count) => sum + count, 0)
@@ -44,8 +58,63 @@ export function showNodes(nodes: ClusterStatus['nodes']): string {
   return table(['NODE', 'ZONE', 'HEALTH', 'MODE', 'ADDRESS', 'CHUNKS', 'USED', 'NOTES'], rows, ['CHUNKS'])
 }
 
+function showMeta(nodes: readonly StatusMeta[]): string {
+  const rows = nodes.map((node) => [
+    node.id,
+    node.role,
+    node.reachable ? 'yes' : 'NO',
+    node.address,
+    String(node.term),
+    String(node.applied),
+  ])
+  return table(['META', 'ROLE', 'REACHABLE', 'ADDRESS', 'TERM', 'APPLIED'], rows, ['TERM', 'APPLIED'])
+}
+
+/** What can be said without a leader: who of the meta nodes answers. Everything else is zero, not known. */
+function withoutLeader(meta: readonly StatusMeta[], error: StoreError): ClusterStatus {
+  const answering = meta.filter((node) => node.reachable).length
+  const why = error.code === 'UNAVAILABLE' || error.code === 'NO_QUORUM' ? `; ${error.message}` : ''
+  const summary = `${answering} of ${plural(meta.length, 'meta node')} answer and none leads${why}`
+  return {
+    verdict: noQuorum,
+    summary,
+    codes: [{ code: 'NO_QUORUM', severity: 'critical', summary }],
+    canLose: 0,
+    clusterId: '',
+    clusterVersion: 0,
+    objects: 0,
+    bytes: 0,
+    meta,
+    nodes: [],
+    chunks: { total: 0, full: 0, degraded: 0, lastCopy: 0, lost: 0 },
+    repair: { queue: {}, running: 0, parked: {}, bytesPerSecond: 0, etaSeconds: 0, repaired: 0, repairedBytes: 0 },
+    corruptions: [],
+  }
+}
+
+function showWithoutLeader(status: ClusterStatus): string {
+  const rows = status.meta.map((node) => [node.address, node.reachable ? 'yes' : 'NO'])
+  const unknown = 'Nodes, chunks and repair are not known until a meta node leads.'
+  return `${status.verdict}: ${status.summary}\n\n${table(['META', 'REACHABLE'], rows)}\n\n${unknown}`
+}
+
+/** The state within `allowedMs`; of the meta nodes alone when none leads. */
+async function statusWithin(run: Run, allowedMs: number): Promise<ClusterStatus> {
+  try {
+    return await run.store.admin.status({ ...run.limits, timeoutMs: allowedMs * leaderShare })
+  } catch (error) {
+    const failure = asStoreError(error, 'status')
+    const leaderless = failure.code === 'NO_QUORUM' || failure.code === 'UNAVAILABLE' || failure.code === 'TIMEOUT'
+    if (!leaderless || run.limits.signal.aborted) throw failure
+    const { meta, status } = await run.store.admin.survey({ ...run.limits, timeoutMs: allowedMs * surveyShare })
+    if (run.limits.signal.aborted) throw failure
+    return status ?? withoutLeader(meta, failure)
+  }
+}
+
 /** The whole screen. */
 export function showStatus(status: ClusterStatus): string {
+  if (status.verdict === noQuorum) return showWithoutLeader(status)
   const { chunks, repair } = status
   const parts: string[] = [
     status.summary === ''
@@ -80,15 +149,7 @@ export function showStatus(status: ClusterStatus): string {
       ],
     ),
   )
-  const meta = status.meta.map((node) => [
-    node.id,
-    node.role,
-    node.reachable ? 'yes' : 'NO',
-    node.address,
-    String(node.term),
-    String(node.applied),
-  ])
-  parts.push('', table(['META', 'ROLE', 'REACHABLE', 'ADDRESS', 'TERM', 'APPLIED'], meta, ['TERM', 'APPLIED']))
+  parts.push('', showMeta(status.meta))
   parts.push('', status.nodes.length === 0 ? 'no storage node has registered' : showNodes(status.nodes))
   if (status.corruptions.length > 0) {
     const rows = status.corruptions.map((one) => [
@@ -107,7 +168,7 @@ async function watch(run: Run): Promise<void> {
   for (;;) {
     let text: string
     try {
-      text = showStatus(await run.store.admin.status({ ...run.limits, timeoutMs: 5000 }))
+      text = showStatus(await statusWithin(run, screenMs))
     } catch (error) {
       if (run.limits.signal.aborted) throw error
       text = describeError(asStoreError(error, 'status'), false)
@@ -137,9 +198,11 @@ export function addStatusCommands(program: Command, surroundings: Surroundings):
           if (run.json) throw new StoreError('USAGE', '--json prints one document: leave out --watch')
           return watch(run)
         }
-        const status = await run.store.admin.status(run.limits)
+        const allowedMs = flags.timeout === undefined ? screenMs : parseTime(flags.timeout, '--timeout')
+        const status = await statusWithin(run, Math.min(screenMs, allowedMs))
         // Scrub tours and incidents are not recorded yet; scripts may rely on the keys.
         run.result({ ...status, scrub: null, incidents: [] }, showStatus(status))
+        if (status.verdict === noQuorum) throw new ExitWith(errorTable.NO_QUORUM.exit)
       }),
     )
   const node = program.command('node').description('storage nodes')

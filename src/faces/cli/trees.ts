@@ -125,7 +125,7 @@ export async function putTree(run: Run, dir: string, target: string, options: Pu
             const body = source.size === undefined ? source.body() : () => source.body()
             const key = joinKey(prefix, file.name)
             const result = await run.store.put(bucket, key, body, { ...options, signal, size: source.size })
-            if (result.chunks > 0) durable = Math.min(durable, result.durable)
+            if (result.durable !== undefined) durable = Math.min(durable, result.durable)
           } finally {
             await source.close()
           }
@@ -137,7 +137,7 @@ export async function putTree(run: Run, dir: string, target: string, options: Pu
   } finally {
     progress.end()
   }
-  const result = { bucket, prefix, files: stored, bytes, durable: Number.isFinite(durable) ? durable : 0 }
+  const result = { bucket, prefix, files: stored, bytes, ...(Number.isFinite(durable) ? { durable } : {}) }
   run.result(result, `stored ${plural(stored, 'file')}, ${showBytes(bytes)}, in ${bucket}/${prefix}`)
 }
 
@@ -211,7 +211,6 @@ export async function getTree(run: Run, source: string, dir: string): Promise<vo
         transfersAtOnce,
         run.limits.signal,
         async (entry, signal) => {
-          if (entry.isPrefix) return
           const path = await makeParents(root, entry.key.slice(prefix.length), made)
           progress.grow(entry.size)
           const object = await run.store.get(bucket, entry.key, { signal })
@@ -241,7 +240,6 @@ export async function removeTree(run: Run, target: string): Promise<void> {
       removalsAtOnce,
       run.limits.signal,
       async (entry, signal) => {
-        if (entry.isPrefix) return
         await run.store.delete(bucket, entry.key, { signal }).catch((error: unknown) => {
           // Somebody else removed it meanwhile: that is what was asked for.
           if (!isStoreError(error) || error.code !== 'NOT_FOUND') throw error

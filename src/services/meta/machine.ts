@@ -31,6 +31,8 @@ export interface MetaMachine extends StateMachine {
   /** Opens the state. Throws LOCKED, CORRUPT or INCOMPATIBLE_VERSION; nothing else may be called before. */
   open(): Promise<void>
   readonly queries: MetaQueries
+  /** Committed chunks as of the applied index, from memory. */
+  chunks(): number
   /** Queries on the state as of now; close it soon, it holds back the store's space. */
   snapshotQueries(): MetaSnapshot
   close(): Promise<void>
@@ -96,6 +98,10 @@ class Machine implements MetaMachine {
 
   digest(): number {
     return this.#applied.digest
+  }
+
+  chunks(): number {
+    return this.#applied.chunks
   }
 
   async apply(entries: readonly AppliedEntry[]): Promise<readonly AppliedReply[]> {

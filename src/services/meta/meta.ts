@@ -11,6 +11,7 @@ import { encodeCommand } from '../../core/meta/commands.ts'
 import type { RaftLimits } from '../../core/raft/types.ts'
 import { asStoreError } from '../../model/errors.ts'
 import type { Env } from '../../ports/env.ts'
+import type { Sample } from '../../ports/metrics.ts'
 import type { NetServer } from '../../ports/net.ts'
 import { type Control, createControl } from './control/control.ts'
 import { createCalls } from './handlers.ts'
@@ -33,6 +34,10 @@ export interface MetaNode {
   stop(): Promise<void>
   /** True while the node can answer or say who can. */
   ready(): boolean
+  /** Why it cannot, in a few words; undefined while it can. */
+  notReady(): string | undefined
+  /** Raft's state, and on the leader the cluster's, as gauges, from memory. */
+  samples(): readonly Sample[]
   status(): ReplicatorStatus
   /** Index and digest of what is applied here: equal on all nodes at equal index. */
   applied(): { readonly index: number; readonly digest: number }
@@ -114,7 +119,26 @@ class Node implements MetaNode {
   }
 
   ready(): boolean {
-    return this.#started && !this.#stopping && !this.#fatal && this.status().leader !== undefined
+    return this.notReady() === undefined
+  }
+
+  notReady(): string | undefined {
+    if (this.#fatal) return 'the node has failed and stops: its log says why'
+    if (this.#stopping) return 'stopping'
+    if (!this.#started) return 'starting: its state is not open or the cluster is not formed yet'
+    return this.status().leader === undefined ? 'no leader is known: a majority of the meta nodes must run' : undefined
+  }
+
+  samples(): readonly Sample[] {
+    if (!this.#started) return []
+    const { role, term, commit, applied } = this.status()
+    return [
+      { name: 'holdfast_raft_term', help: 'Raft term.', value: term },
+      { name: 'holdfast_raft_is_leader', help: '1 while this node leads.', value: role === 'leader' ? 1 : 0 },
+      { name: 'holdfast_raft_commit_index', help: 'Highest Raft index known to be committed.', value: commit },
+      { name: 'holdfast_raft_applied_index', help: 'Raft index of the last applied entry.', value: applied },
+      ...this.#control.samples(this.#machine.chunks()),
+    ]
   }
 
   status(): ReplicatorStatus {

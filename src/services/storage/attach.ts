@@ -219,6 +219,8 @@ export class Attach {
     this.#options = options
     this.#meta = options.meta
     this.#incarnation = toHex(env.entropy.bytes(16))
+    // Shown as 0 from the start: an alarm on its rise needs a value to rise from.
+    this.#countCorrupt(0)
     for (const slot of disks.slots) {
       slot.engine.onCorrupt((chunk, finding) => this.#foundCorrupt(slot, chunk, finding))
     }
@@ -246,9 +248,13 @@ export class Attach {
     this.#session?.heartbeat()
   }
 
+  #countCorrupt(by: number): void {
+    this.#env.metrics.count('holdfast_corrupt_replicas_total', 'Replicas of this node found corrupt.', by)
+  }
+
   #foundCorrupt(slot: DiskSlot, chunk: number, finding: string): void {
     this.#env.log.warn('replica corrupt', { disk: slot.number ?? 0, path: slot.engine.path, chunk, finding })
-    this.#env.metrics.count('holdfast_corrupt_replicas_total', 'Replicas of this node found corrupt.')
+    this.#countCorrupt(1)
     this.#findings.add({ chunk, slot, finding })
     this.changed()
   }

@@ -11,6 +11,7 @@ import { StoreError } from '../../model/errors.ts'
 import type { NodeId, ZoneId } from '../../model/ids.ts'
 import { limits } from '../../model/limits.ts'
 import type { Env } from '../../ports/env.ts'
+import type { Sample } from '../../ports/metrics.ts'
 import type { CallContext, NetServer } from '../../ports/net.ts'
 import { safeCounter } from '../../wire/checks.ts'
 import type { holdfast } from '../../wire/messages.ts'
@@ -48,6 +49,10 @@ export interface StorageNode {
   stop(): Promise<void>
   /** True while the node takes reads and writes. */
   ready(): boolean
+  /** Why it does not, in a few words; undefined while it does. */
+  notReady(): string | undefined
+  /** The state of its disks as gauges, from memory. */
+  samples(): readonly Sample[]
 }
 
 async function readWhole(reader: ChunkReader): Promise<holdfast.v1.GetChunkReply.$Properties> {
@@ -185,7 +190,25 @@ class StorageNodeService implements StorageNode {
   }
 
   ready(): boolean {
-    return !this.#stopped && this.#attach?.attached === true
+    return this.notReady() === undefined
+  }
+
+  notReady(): string | undefined {
+    if (this.#stopped) return 'stopping'
+    if (this.#attach === undefined) return 'starting'
+    return this.#attach.attached ? undefined : 'no contact with meta'
+  }
+
+  samples(): readonly Sample[] {
+    return this.#engines.flatMap((engine) => {
+      const { capacityBytes, usedBytes, chunks } = engine.status()
+      const labels = { disk: engine.id, path: engine.path }
+      return [
+        { name: 'holdfast_disk_capacity_bytes', help: 'Size of the filesystem.', value: capacityBytes, labels },
+        { name: 'holdfast_disk_used_bytes', help: 'Bytes in use on the filesystem.', value: usedBytes, labels },
+        { name: 'holdfast_disk_chunks', help: 'Replicas on the disk.', value: chunks, labels },
+      ]
+    })
   }
 }
 

@@ -21,6 +21,7 @@ import { openSource, writeTarget } from '../../../src/faces/cli/files.ts'
 import { Progress } from '../../../src/faces/cli/progress.ts'
 import { isStoreError, StoreError } from '../../../src/model/errors.ts'
 import { createClient } from '../../../src/sdk/client.ts'
+import type { ClusterStatus } from '../../../src/sdk/types.ts'
 import { createFakeCluster, type FakeCluster } from '../../sdk/fake-cluster.ts'
 
 interface Outcome {
@@ -91,6 +92,14 @@ describe('command line', () => {
     expect((await run('get', 'photos/cat', '-', '--range', '0-3')).out).to.equal(bytes.subarray(0, 4).toString())
   })
 
+  it('copies by reference and claims no durable copies of its own', async () => {
+    await run('put', '-', 'photos/in')
+    const { code, out, err } = await run('cp', 'photos/in', 'photos/out', '--json')
+    expect(code, err).to.equal(0)
+    expect(JSON.parse(out)).to.deep.include({ key: 'out', size: 10, chunks: 1 })
+    expect(JSON.parse(out)).not.to.have.property('durable')
+  })
+
   it('reads stdin and writes stdout', async () => {
     expect((await run('put', '-', 'photos/in')).code).to.equal(0)
     expect((await run('get', 'photos/in', '-')).out).to.equal('from stdin')
@@ -118,6 +127,57 @@ describe('command line', () => {
       expect(err).to.match(/^holdfast: /)
       expect(out).to.equal('')
     }
+  })
+
+  it('ends with 2 when help is asked for a command that does not exist', async () => {
+    const cases: [string[], string][] = [
+      [['chunk', 'why', '--help'], '"chunk why"'],
+      [['node', 'show', '-h'], '"node show"'],
+      [['witness', '--help'], '"witness"'],
+      [['--help', 'witness'], '"witness"'],
+      [['help', 'putt'], '(did you mean put?)'],
+    ]
+    for (const [args, expected] of cases) {
+      const { code, err, out } = await run(...args)
+      expect(code, args.join(' ')).to.equal(2)
+      expect(err).to.match(/^holdfast: unknown command .*\n$/)
+      expect(err).to.include(expected)
+      expect(out).to.equal('')
+    }
+    for (const args of [['--help'], ['help'], ['help', 'put'], ['chunk', '--help'], ['chunk', 'put', '--help']]) {
+      const { code, out } = await run(...args)
+      expect(code, args.join(' ')).to.equal(0)
+      expect(out).to.include('Usage: holdfast')
+    }
+  })
+
+  it('shows one screen, verdict first, and ends with 5 while no meta node leads', async () => {
+    cluster.meta.before = () => new StoreError('NOT_LEADER', 'no leader is known')
+    const shown = await run('status', '--timeout', '500ms')
+    expect(shown.code, shown.err).to.equal(5)
+    expect(shown.out).to.match(/^no quorum: 1 of 1 meta node answer/)
+    expect(shown.out).to.match(/meta:7400 +yes/)
+    const { code, out } = await run('status', '--json', '--timeout', '500ms')
+    expect(code).to.equal(5)
+    const status = JSON.parse(out) as ClusterStatus
+    expect(status.verdict).to.equal('no quorum')
+    expect(status.codes.map((one) => [one.code, one.severity])).to.deep.equal([['NO_QUORUM', 'critical']])
+    expect(status.meta).to.deep.equal([
+      { id: 'meta:7400', address: 'meta:7400', role: 'follower', reachable: true, term: 0, applied: 0 },
+    ])
+    expect(status.chunks).to.deep.equal({ total: 0, full: 0, degraded: 0, lastCopy: 0, lost: 0 })
+    expect(status).to.deep.include({ canLose: 0, nodes: [], scrub: null, incidents: [] })
+  })
+
+  it('shows meta nodes that are silent or gone as not reachable', async () => {
+    cluster.meta.before = () => 'hang'
+    const silent = await run('status', '--json', '--timeout', '300ms')
+    expect(silent.code).to.equal(5)
+    expect((JSON.parse(silent.out) as ClusterStatus).meta.map((node) => node.reachable)).to.deep.equal([false])
+    cluster.meta.before = () => 'break'
+    const gone = await run('status', '--timeout', '300ms')
+    expect(gone.code).to.equal(5)
+    expect(gone.out).to.match(/^no quorum: 0 of 1[^]*meta:7400 +NO/)
   })
 
   it('ends with 3 for what is not there, 4 for a conflict, 5 for no answer in time, 6 for lost data', async () => {
@@ -281,5 +341,17 @@ describe('format', () => {
     expect(written).to.equal('')
     shown.add(40)
     expect(written).to.include('50%')
+  })
+
+  it('draws 80 columns on a terminal that reports none', () => {
+    let written = ''
+    let nowMs = 0
+    const write = (text: string): void => {
+      written += text
+    }
+    const progress = new Progress({ write, isTTY: true, columns: 0 }, 'put '.repeat(40), 100, () => nowMs)
+    nowMs = 2000
+    progress.add(50)
+    expect(written).to.equal(`\r\x1b[2K${'put '.repeat(40).slice(0, 79)}`)
   })
 })

@@ -2,6 +2,7 @@
  * The storage node as clients and meta see it: over gRPC, on real disks.
  */
 
+import type { TextMetrics } from '../../../src/drivers/metrics-text.ts'
 import { expect } from 'chai'
 import { isStoreError, StoreError } from '../../../src/model/errors.ts'
 import { storageMethods } from '../../../src/wire/methods.ts'
@@ -225,6 +226,29 @@ describe('storage node', () => {
     })
   })
 
+  describe('metrics', () => {
+    it('say how full each disk is and what was read and found corrupt', async () => {
+      const { address, node, engines } = await ready()
+      const page = (): string => (world.theEnv().metrics as TextMetrics).render()
+      expect(page()).include('holdfast_corrupt_replicas_total 0\n')
+      expect(page()).include('holdfast_disk_read_bytes_total 0\n')
+      const client = new ChunkClient(world.theEnv(), address)
+      client.put(1, { id: 11 }, chunkBytes(3 * MiB + 17))
+      client.put(2, { id: 12 }, chunkBytes(5))
+      await until(() => client.answered(1) && client.answered(2), 'both are stored')
+      client.stream.send({ request: 3, get: { id: 11 } })
+      client.stream.send({ request: 4, get: { id: 12 } })
+      await until(() => client.complete(3) && client.complete(4), 'both come back')
+      expect(page()).include(`holdfast_disk_read_bytes_total ${3 * MiB + 17 + 5}\n`)
+      const samples = node.samples()
+      expect(new Set(samples.map((sample) => sample.labels?.['disk']))).deep.equal(new Set([engines[0]?.id]))
+      const value = (name: string): number => samples.find((sample) => sample.name === name)?.value ?? -1
+      expect(value('holdfast_disk_chunks')).equal(2)
+      expect(value('holdfast_disk_capacity_bytes')).greaterThan(0)
+      expect(value('holdfast_disk_used_bytes')).within(1, value('holdfast_disk_capacity_bytes'))
+    })
+  })
+
   describe('contact with meta', () => {
     it('refuses writes and serves reads while meta is silent, and writes again after it is back', async () => {
       const { address, node } = await ready({ metaSilenceMs: 300 })
@@ -235,6 +259,7 @@ describe('storage node', () => {
       world.meta.beats = false
       world.meta.refusal = new StoreError('NOT_LEADER', 'not here')
       await until(() => !node.ready(), 'contact is lost')
+      expect(node.notReady()).equal('no contact with meta')
       client.put(2, { id: 2 }, bytes)
       client.stream.send({ request: 3, get: { id: 1 } })
       await until(() => client.answered(2) && client.complete(3), 'both are answered')

@@ -7,6 +7,7 @@
 
 import type { FindingRecord } from '../../../core/meta/records.ts'
 import { repairClasses } from '../../../model/words.ts'
+import type { Sample } from '../../../ports/metrics.ts'
 import type { holdfast } from '../../../wire/messages.ts'
 import type { HealthControl } from './health-control.ts'
 import type { Repair } from './repair.ts'
@@ -66,6 +67,26 @@ export async function controlStatus(term: Term, sources: StatusSources): Promise
       node: sources.topology.nodeOf(finding.disk)?.id ?? '',
     })),
   }
+}
+
+/** The same as gauges, without a look at the state: nodes that are up, and the `total` chunks by state as far as is known. */
+export function controlSamples(topology: Topology, repair: Repair, total: number): Sample[] {
+  const { lost, lastCopy, atRisk, degraded, short } = countsOf(repair)
+  const chunks = { full: Math.max(0, total - short), lost, 'last-copy': lastCopy, 'at-risk': atRisk, degraded }
+  return [
+    ...[...topology.nodes.values()].map((node) => ({
+      name: 'holdfast_node_up',
+      help: '1 while the storage node is up, 0 while it is suspected or down.',
+      value: node.health === 'up' ? 1 : 0,
+      labels: { node: node.id },
+    })),
+    ...Object.entries(chunks).map(([state, value]) => ({
+      name: 'holdfast_chunks',
+      help: 'Committed chunks by redundancy, as far as the repair queue knows; each is counted once.',
+      value,
+      labels: { state },
+    })),
+  ]
 }
 
 function countsOf(repair: Repair): Counts {

@@ -9,6 +9,7 @@ import { StoreError } from '../../../model/errors.ts'
 import type { DiskNumber } from '../../../model/ids.ts'
 import type { ReplicaState } from '../../../model/words.ts'
 import type { Env } from '../../../ports/env.ts'
+import type { Sample } from '../../../ports/metrics.ts'
 import type { NetServer } from '../../../ports/net.ts'
 import { safeCounter } from '../../../wire/checks.ts'
 import type { holdfast } from '../../../wire/messages.ts'
@@ -39,6 +40,8 @@ export interface Control {
   /** Returns at once: the node is asked to look, and only its finding counts. */
   reportReplica(request: holdfast.v1.ReportReplicaRequest.$Properties): Promise<void>
   status(): Promise<ControlStatus>
+  /** Gauges from memory, of which `total` committed chunks are part; empty on a node that does not lead. */
+  samples(total: number): readonly Sample[]
   stop(): Promise<void>
 }
 
@@ -115,6 +118,10 @@ class Controllers implements Control {
       throw new StoreError('INVALID_ARGUMENT', 'report a replica: name the chunk and the disk')
     }
     this.#leading().evidence.report(chunk, disk)
+  }
+
+  samples(total: number): readonly Sample[] {
+    return this.#leadership?.samples(total) ?? []
   }
 
   status(): Promise<ControlStatus> {

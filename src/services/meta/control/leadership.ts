@@ -9,9 +9,10 @@
 import type { Effect } from '../../../core/meta/commands.ts'
 import type { DiskRecord } from '../../../core/meta/records.ts'
 import { formatChunkId } from '../../../model/ids.ts'
+import type { Sample } from '../../../ports/metrics.ts'
 import type { AppliedReply } from '../types.ts'
 import { Changes } from './changes.ts'
-import { controlStatus, type ControlStatus } from './control-status.ts'
+import { controlSamples, controlStatus, type ControlStatus } from './control-status.ts'
 import { Deletes } from './deletes.ts'
 import { DiskScan } from './disk-scan.ts'
 import { change, Evidence } from './evidence.ts'
@@ -102,6 +103,10 @@ export class Leadership {
 
   onApplied(results: readonly AppliedReply[]): void {
     for (const { effects } of results) for (const effect of effects) this.#effect(effect)
+  }
+
+  samples(total: number): readonly Sample[] {
+    return controlSamples(this.topology, this.#repair, total)
   }
 
   status(): Promise<ControlStatus> {

@@ -79,6 +79,7 @@ class Disk implements DiskEngine {
     this.#verifier = new Verifier(deps.extents.arena(verifyBufferBytes), sum)
     this.#identity = parts.identity
     this.#idMax = idMax
+    this.#countRead(0)
   }
 
   get id(): string {
@@ -184,6 +185,7 @@ class Disk implements DiskEngine {
       if (record.inline !== undefined) {
         if (this.#inlineIntact(record)) {
           held.release()
+          this.#countRead(record.inline.length)
           return new InlineReader(record, record.inline)
         }
         // The log has the bytes too: what it says decides.
@@ -199,11 +201,16 @@ class Disk implements DiskEngine {
     }
   }
 
+  #countRead(bytes: number): void {
+    this.#deps.metrics.count('holdfast_disk_read_bytes_total', 'Payload bytes read for clients and copies.', bytes)
+  }
+
   #readParts(): ReadParts {
     return {
       sum: this.#sum,
       gate: this.#gate,
       permits: this.#permits,
+      onRead: (bytes) => this.#countRead(bytes),
       onBad: (id, record, finding) => this.#quarantine(id, record, finding),
     }
   }

@@ -36,6 +36,8 @@ export interface ReadParts {
   readonly gate: DiskGate
   /** Bounds reads that run at once, so that they do not keep the log's writes waiting. */
   readonly permits: Semaphore
+  /** Intact bytes came from the disk. */
+  onRead(bytes: number): void
   /** Deals with a replica that is not intact; resolves when it is no longer served. */
   onBad(id: ChunkId, record: ChunkRecord, finding: string): Promise<void>
 }
@@ -102,7 +104,10 @@ export class ExtentReader implements ChunkReader {
     try {
       const into = new Uint8Array(to - from)
       const finding = await this.#fill(into, from)
-      if (finding === undefined) return into
+      if (finding === undefined) {
+        this.#parts.onRead(into.length)
+        return into
+      }
       await this.#parts.onBad(this.#id, this.#record, finding)
       throw new StoreError('CORRUPT', `read chunk ${formatChunkId(this.#id)}: ${finding}; use another replica`)
     } finally {

@@ -119,6 +119,40 @@ describe('controllers: leadership and placement', () => {
     expect(world.control.place({ chunks: 1, copies: 4, chunkBytes: 1000 }).disks).to.have.length(4)
   })
 
+  it('gives nodes and chunks as gauges while it leads, and none when it does not', async () => {
+    world = await ControlWorld.make(['a', 'b', 'a'])
+    const lease = await world.lease()
+    await world.chunk(lease, 0, 3, [1, 2, 3])
+    await world.chunk(lease, 1, 3, [1, 2, 3])
+    await world.settle()
+    const gauges = (): Record<string, number> =>
+      Object.fromEntries(
+        world.control
+          .samples(world.machine.chunks())
+          .map(({ name, labels, value }) => [`${name} ${Object.values(labels ?? {}).join()}`, value]),
+      )
+    expect(gauges()).to.deep.equal({
+      'holdfast_node_up s1': 1,
+      'holdfast_node_up s2': 1,
+      'holdfast_node_up s3': 1,
+      'holdfast_chunks full': 2,
+      'holdfast_chunks degraded': 0,
+      'holdfast_chunks at-risk': 0,
+      'holdfast_chunks last-copy': 0,
+      'holdfast_chunks lost': 0,
+    })
+    world.node(2).kill()
+    await world.until('down', async () => (await world.machine.queries.disk(2))?.live === false, 12_000)
+    await world.until('seen', () => Promise.resolve(gauges()['holdfast_chunks full'] === 0), 5000)
+    const after = gauges()
+    expect(after['holdfast_node_up s2']).to.equal(0)
+    expect(
+      Object.entries(after).reduce((sum, [name, value]) => sum + (name.includes('chunks') ? value : 0), 0),
+    ).to.equal(2)
+    world.resign()
+    expect(gauges()).to.deep.equal({})
+  })
+
   it('says so when there is nowhere to place a chunk', async () => {
     world = await ControlWorld.make([])
     await world.control.ready()

@@ -199,6 +199,14 @@ export async function openExtentFiles(directory: string): Promise<ExtentFiles> {
         .map(Number)
         .sort((a, b) => a - b)
     },
+    sizeOf: async (number) => {
+      try {
+        return (await stat(pathOf(number))).size
+      } catch (error) {
+        if (systemCode(error) === 'ENOENT') return undefined
+        throw fileError(error, `look at ${pathOf(number)}`)
+      }
+    },
     create: async (number, size) => {
       const path = pathOf(number)
       try {

@@ -13,6 +13,7 @@ import { type ConfigOption, metaConfig, metaOptions, storageConfig, storageOptio
 import { runCli } from '../faces/cli/cli.ts'
 import { reportError, type Surroundings } from '../faces/cli/context.ts'
 import { asStoreError, StoreError } from '../model/errors.ts'
+import { readStdin, watchStdout, writeStdout } from './standard-streams.ts'
 
 /** Hidden flag of node commands: the node stops when its stdin closes, so that it never outlives `holdfast up`. */
 const endWithStdin = 'end-with-stdin'
@@ -110,14 +111,8 @@ function processSurroundings(): Surroundings {
     },
     stdout: process.stdout,
     stderr: process.stderr,
-    stdin: process.stdin,
-    writeOut: (bytes) =>
-      new Promise((resolve, reject) => {
-        process.stdout.write(bytes, (error) => {
-          if (error === null || error === undefined) resolve()
-          else reject(new StoreError('IO', `write to stdout: ${error.message}`, { cause: error, outcome: 'definite' }))
-        })
-      }),
+    stdin: readStdin(),
+    writeOut: writeStdout,
     onInterrupt: (handler) => {
       let times = 0
       const on = (exitCode: number) => (): void => {
@@ -142,10 +137,7 @@ async function main(): Promise<void> {
     process.exit(reportError({ stderr: process.stderr }, trace, true))
   }
   process.on('uncaughtException', bug).on('unhandledRejection', bug)
-  // `holdfast ls | head`: the reader has seen enough.
-  process.stdout.on('error', (error: NodeJS.ErrnoException) => {
-    process.exit(error.code === 'EPIPE' ? 141 : 1)
-  })
+  watchStdout()
   const code = await runCli(process.argv.slice(2), processSurroundings(), {
     version: packageVersion(),
     extend: addNodeCommands,

@@ -2,7 +2,7 @@
  * One storage node as a process: drivers, disks, ports, signals.
  *
  * Disks are opened before the ports, so that a locked or foreign directory is one line and no half-started node. A disk
- * that cannot be read does not keep the others from serving; a directory that is locked, of another cluster or of a newer
+ * that cannot be read does not keep the others from serving; a directory that is locked, of another node or cluster, or of a newer
  * format does, because that is a mistake of the operator's. SIGTERM and SIGINT: goodbye to meta, disks closed in order,
  * exit within ten seconds; SIGKILL is always safe.
  */
@@ -35,7 +35,7 @@ async function openOne(env: NodeEnv, config: StorageConfig, path: string): Promi
   const reserveBytes = reserveOf(config.reserveBytes, (await extents.space()).total)
   return openDisk(
     { ...env, files: createFiles(path), extents, kv: createLevelFactory(path) },
-    { path, extentBytes: config.extentBytes, reserveBytes },
+    { path, nodeId: config.id, extentBytes: config.extentBytes, reserveBytes },
   )
 }
 

@@ -27,6 +27,8 @@ export interface ExtentFiles {
   /** How writes go to disk, for the log line at start and for benches. */
   readonly mode: 'direct' | 'buffered'
   list(): Promise<number[]>
+  /** Size in bytes of a file of the list, without opening it; undefined when there is none. */
+  sizeOf(number: number): Promise<number | undefined>
   /** Creates and preallocates; durable (directory included) when it resolves. NO_SPACE when the filesystem is full. */
   create(number: number, size: number): Promise<ExtentFile>
   open(number: number): Promise<ExtentFile>

@@ -20,7 +20,7 @@ import type { ChunkStreams, Target } from './chunk-streams.ts'
 import type { MetaClient } from './meta-session.ts'
 import { targetsOf } from './placements.ts'
 import { RetryPace } from './retry.ts'
-import { Scope, sleep, throwIfAborted } from './scope.ts'
+import { abortReason, Scope, sleep } from './scope.ts'
 import { SilenceWatch } from './silence.ts'
 
 /** A replica that sends nothing for this long is left for the next one. */
@@ -110,6 +110,8 @@ export async function readChunk(
   const startMs = env.clock.monotonicMs()
   const pace = new RetryPace(env.entropy)
   const reported = new Set<string>()
+  /** Why each node did not give the chunk, the last reason of each. */
+  const reasons = new Map<string, string>()
   let at = from
   let { candidates } = chunk
   for (let round = 1; ; round++) {
@@ -130,19 +132,48 @@ export async function readChunk(
         deps.streams.worked(candidate.target)
         return
       } catch (error) {
-        throwIfAborted(signal)
+        const { node } = candidate.target
+        if (signal.aborted) {
+          if (!reasons.has(node)) reasons.set(node, 'no answer yet')
+          throw gaveUp(chunk, reasons, signal)
+        }
         if (at >= to) return
-        last = asStoreError(error, `read from ${candidate.target.node}`)
+        last = asStoreError(error, `read from ${node}`)
+        reasons.set(node, last.message)
         if (mayComeBack(last)) hope = true
         if (mayComeBack(last) && last.code !== 'OVERLOADED') deps.streams.failed(candidate.target)
         report(deps, chunk.id, candidate.target, last, reported)
       }
     }
     const elapsedMs = env.clock.monotonicMs() - startMs
-    if ((!hope && round >= 2) || elapsedMs >= deps.retryMs) throw lostError(chunk, candidates, hope, last)
-    await sleep(env.clock, pace.delayMs(round + 2, last?.details.retryAfterMs), signal)
-    candidates = await whereNow(deps, chunk, signal)
+    if ((!hope && round >= 2) || elapsedMs >= deps.retryMs) throw lostError(chunk, candidates, hope, last, reasons)
+    try {
+      await sleep(env.clock, pace.delayMs(round + 2, last?.details.retryAfterMs), signal)
+      candidates = await whereNow(deps, chunk, signal)
+    } catch (error) {
+      if (signal.aborted) throw gaveUp(chunk, reasons, signal)
+      throw error
+    }
   }
+}
+
+/** Most characters of one node's reason in a message. */
+const reasonChars = 120
+
+function told(reason: string | undefined): string {
+  return reason === undefined ? '' : `: ${reason.slice(0, reasonChars)}`
+}
+
+/** The caller's time is over, or it cancelled: a timeout says what stood in the way, where anything did. */
+function gaveUp(chunk: KnownChunk, reasons: ReadonlyMap<string, string>, signal: AbortSignal): StoreError {
+  const reason = abortReason(signal)
+  if (reason.code !== 'TIMEOUT' || reasons.size === 0) return reason
+  const why = [...reasons].map(([node, text]) => node + told(text)).join(', ')
+  return new StoreError(
+    'UNAVAILABLE',
+    `chunk ${formatChunkId(chunk.id)}: no node that holds a copy answers in time (${why}): allow more time or bring the nodes back`,
+    { cause: reason, outcome: 'definite' },
+  )
 }
 
 function lostError(
@@ -150,15 +181,18 @@ function lostError(
   candidates: readonly Candidate[],
   hope: boolean,
   last: StoreError | undefined,
+  reasons: ReadonlyMap<string, string>,
 ): StoreError {
-  const known = candidates.map(({ target, state }) => `${target.node} ${state}`).join(', ') || 'none known'
+  const known =
+    candidates.map(({ target, state }) => `${target.node} ${state}${told(reasons.get(target.node))}`).join(', ') ||
+    'none known'
   const id = formatChunkId(chunk.id)
   // A replica that meta still counts and that does not answer is away; without one, the bytes are gone for now.
   const away = hope && candidates.some(({ state }) => state === 'current')
   return new StoreError(
     away ? 'UNAVAILABLE' : 'DATA_LOST',
     away
-      ? `chunk ${id}: no replica answers (${known}): try again when the nodes are back`
+      ? `chunk ${id}: no node that holds a copy answers (${known}): try again when the nodes are back`
       : `chunk ${id}: no intact copy can be reached (${known}): bring a node that held it back`,
     last === undefined ? {} : { cause: last },
   )

@@ -16,12 +16,15 @@ import type { WriteConcern } from '../model/words.ts'
 import type { Timer } from '../ports/clock.ts'
 import type { Env } from '../ports/env.ts'
 import type { holdfast } from '../wire/messages.ts'
-import type { ChunkStreams, Target } from './chunk-streams.ts'
+import type { ChunkStreams, PutFields, Target } from './chunk-streams.ts'
 import type { Placements } from './placements.ts'
 import { Scope, sleep } from './scope.ts'
 
 /** Time that stragglers get after the concern is met. */
 export const stragglerMs = 2_000
+
+/** How long a write to all looks for another disk: with none for so long, the cluster lacks disks. */
+const allPatienceMs = 5_000
 
 export interface WriteDeps {
   readonly env: Env
@@ -37,6 +40,12 @@ export interface ChunkToWrite {
   readonly bytes: Uint8Array
   readonly root: Uint8Array
   readonly blockSums: Uint8Array
+}
+
+/** A disk said that the chunk is durable on it. */
+export interface Ack {
+  readonly target: Target
+  readonly generation: number
 }
 
 /** Acknowledgements that a chunk needs before its write counts. */
@@ -56,10 +65,11 @@ export class ChunkWrite {
   readonly #needed: number
   readonly #scope: Scope
   readonly #startMs: number
-  readonly #acks: { disk: number; generation: number }[] = []
+  readonly #acks: Ack[] = []
   /** Disks asked and not answered, the given up stragglers included. */
   readonly #open = new Set<number>()
   readonly #failed = new Set<number>()
+  #firstFailureMs: number | undefined
   #running = 0
   #isMet = false
   #timer: Timer | undefined
@@ -109,9 +119,37 @@ export class ChunkWrite {
       id: this.#chunk.id,
       length: this.#length,
       root: this.#chunk.root,
-      replicas: this.#acks.map((ack) => ({ ...ack })),
+      replicas: this.#acks.map(({ target, generation }) => ({ disk: target.disk, generation })),
       copying: [...this.#open].sort((a, b) => a - b),
     }
+  }
+
+  /** What has acknowledged by now. */
+  get acks(): readonly Ack[] {
+    return this.#acks
+  }
+
+  /** Acknowledgements that the concern needs. */
+  get needed(): number {
+    return this.#needed
+  }
+
+  get length(): number {
+    return this.#length
+  }
+
+  /** The chunk as a put names it. */
+  get fields(): PutFields {
+    return this.#chunk
+  }
+
+  /** A copy that was made after the write settled; it takes the place of an earlier acknowledgement of the disk. */
+  addCopy(target: Target, done: holdfast.v1.PutDone): void {
+    this.#check(target, done)
+    const before = this.#acks.findIndex((ack) => ack.target.disk === target.disk)
+    if (before >= 0) this.#acks.splice(before, 1)
+    this.#open.delete(target.disk)
+    this.#acks.push({ target, generation: done.generation })
   }
 
   /** Gives up everything that still runs. */
@@ -185,12 +223,16 @@ export class ChunkWrite {
     }
   }
 
-  #onAck(target: Target, done: holdfast.v1.PutDone): void {
+  #check(target: Target, done: holdfast.v1.PutDone): void {
     if (done.id !== this.#chunk.id || done.disk !== target.disk || !equalBytes(done.root, this.#chunk.root)) {
       throw new StoreError('INTERNAL', `storage node ${target.node} acknowledged another chunk than it was sent`)
     }
+  }
+
+  #onAck(target: Target, done: holdfast.v1.PutDone): void {
+    this.#check(target, done)
     this.#open.delete(target.disk)
-    this.#acks.push({ disk: done.disk, generation: done.generation })
+    this.#acks.push({ target, generation: done.generation })
     if (this.#isMet || this.#acks.length < this.#needed) return
     this.#isMet = true
     this.#resolveMet()
@@ -210,8 +252,10 @@ export class ChunkWrite {
   async #replace(failed: Target, reason: StoreError): Promise<void> {
     const { clock } = this.#deps.env
     const { signal } = this.#scope
+    this.#firstFailureMs ??= clock.monotonicMs()
+    const sinceMs = this.#concern === 'all' ? this.#firstFailureMs : this.#startMs
     for (let round = 1; ; round++) {
-      const have = [...this.#acks.map((ack) => ack.disk), ...this.#open].sort((a, b) => a - b)
+      const have = [...this.#acks.map((ack) => ack.target.disk), ...this.#open].sort((a, b) => a - b)
       if (have.length >= this.#copies || this.#isMet) return
       // After a first round without success, a disk that failed once is better than none.
       const exclude = round === 1 ? [...this.#failed] : [failed.disk]
@@ -219,22 +263,25 @@ export class ChunkWrite {
       if (signal.aborted) return
       if (target !== undefined) {
         // Another replacement of this chunk may have been given the same disk meanwhile: then ask again.
-        if (this.#open.has(target.disk) || this.#acks.some((ack) => ack.disk === target.disk)) continue
+        if (this.#open.has(target.disk) || this.#acks.some((ack) => ack.target.disk === target.disk)) continue
         await this.#send(target)
         return
       }
       if (have.length >= this.#needed) return
-      const none = `no disk is left to replace ${failed.node} (${reason.code}: ${reason.message})`
-      if (this.#concern === 'all' || clock.monotonicMs() - this.#startMs >= this.#deps.retryMs) {
-        throw new StoreError(
-          'NO_PLACEMENT',
-          `store a chunk with ${this.#copies} copies, write ${this.#concern}: ${none}`,
-          { cause: reason },
-        )
-      }
+      const patienceMs = this.#concern === 'all' ? Math.min(allPatienceMs, this.#deps.retryMs) : this.#deps.retryMs
+      if (clock.monotonicMs() - sinceMs >= patienceMs) throw this.#noPlacement(failed, reason)
       await sleep(clock, 100 + this.#deps.env.entropy.unit() * 200 * round, signal)
       // The disk that failed may be back: with nothing else left it is tried again.
       if (round >= 2) this.#failed.clear()
     }
+  }
+  #noPlacement(failed: Target, reason: StoreError): StoreError {
+    const fewer = this.#concern === 'all' ? 'write with quorum, ask for fewer copies' : 'ask for fewer copies'
+    return new StoreError(
+      'NO_PLACEMENT',
+      `store a chunk with ${this.#copies} copies, write ${this.#concern}: ${this.#acks.length} stored and no disk is ` +
+        `left to replace ${failed.node} (${reason.code}: ${reason.message}): ${fewer} or bring nodes back`,
+      { cause: reason },
+    )
   }
 }

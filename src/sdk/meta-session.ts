@@ -4,7 +4,7 @@
  * Finds the leader by itself: NOT_LEADER names it, a broken or silent stream moves on to the next known address. A call
  * is retried by the error table: elsewhere, later, or not at all. A write whose outcome is unknown is repeated only
  * because it carries a commit id (or is harmless twice); `afterUnknown` settles the one question left, what a refusal
- * means when an earlier attempt may have done the work.
+ * means when an earlier attempt may have done the work. All nodes must be of one cluster (cluster-pin.ts).
  *
  * Invariants: every call settles: by its answer, its signal, or the retry time. At most `callsMax` wait for an answer.
  */
@@ -15,9 +15,10 @@ import { type SessionCall, metaMethods } from '../wire/methods.ts'
 import type { holdfast } from '../wire/messages.ts'
 import type { Duplex } from '../ports/net.ts'
 import { hostOf, preferHosts } from './addresses.ts'
+import { ClusterPin } from './cluster-pin.ts'
 import { errorOfDetail } from './remote-errors.ts'
 import { RetryPace } from './retry.ts'
-import { abortReason, onAbort, Scope, sleep } from './scope.ts'
+import { abortReason, onAbort, Scope, sleep, withSignal } from './scope.ts'
 
 const callsMax = 4096
 /** Free redirects in a row before redirects wait like any retry. */
@@ -57,14 +58,17 @@ export class Link {
   readonly address: string
   readonly #stream: Duplex<holdfast.v1.MetaRequest.$Properties, holdfast.v1.MetaReply>
   readonly #waiting = new Map<number, Waiting>()
+  readonly #onCluster: (clusterId: string) => void
   #nextCall = 1
   #closed: StoreError | undefined
   #retired = false
   /** True once anything came back: the peer is there. */
   answered = false
 
-  constructor(env: Env, address: string) {
+  /** `onCluster`: called with the cluster id of each reply, before the reply is given to its call. */
+  constructor(env: Env, address: string, onCluster: (clusterId: string) => void = () => undefined) {
     this.address = address
+    this.#onCluster = onCluster
     this.#stream = env.net.open(address, metaMethods.session)
     this.#stream.onMessage((reply) => this.#onReply(reply))
     this.#stream.onEnd(() => this.#stream.end())
@@ -79,6 +83,7 @@ export class Link {
 
   #onReply(reply: holdfast.v1.MetaReply): void {
     this.answered = true
+    this.#onCluster(reply.clusterId)
     const waiting = this.#waiting.get(reply.call)
     if (waiting === undefined) return // given up before its answer came
     this.#waiting.delete(reply.call)
@@ -134,8 +139,9 @@ export class Link {
     if (this.#retired && this.#waiting.size === 0 && this.#closed === undefined) this.destroy()
   }
 
-  destroy(): void {
-    const error = new StoreError('CANCELLED', `the session with meta node ${this.address} was closed`)
+  /** Breaks the stream; calls that wait fail with `reason`, by default CANCELLED. */
+  destroy(reason?: StoreError): void {
+    const error = reason ?? new StoreError('CANCELLED', `the session with meta node ${this.address} was closed`)
     this.#fail(error)
     this.#stream.destroy(error)
   }
@@ -146,6 +152,11 @@ function worthRetry(code: ErrorCode): boolean {
   if (code === 'NO_SPACE' || code === 'NO_PLACEMENT' || code === 'CORRUPT' || code === 'DISK_FAILED') return false
   const { retry } = errorTable[code]
   return retry === 'now-elsewhere' || retry === 'after-delay'
+}
+
+/** The same failure of a call whose earlier attempt may have been carried out. */
+function asUnknown(error: StoreError): StoreError {
+  return new StoreError(error.code, error.message, { cause: error, details: error.details, outcome: 'unknown' })
 }
 
 /** What went wrong in a few words, without the method and address that a transport's error begins with. */
@@ -161,6 +172,7 @@ export class MetaClient {
   readonly #hosts: ReadonlySet<string>
   readonly #times: MetaTimes
   readonly #pace: RetryPace
+  readonly #pin: ClusterPin
   #order: readonly string[]
   #at = 0
   #link: Link | undefined
@@ -175,6 +187,7 @@ export class MetaClient {
     this.#times = times
     this.#pace = new RetryPace(env.entropy)
     this.#order = seeds
+    this.#pin = new ClusterPin(env, seeds, (error) => this.#link?.destroy(error))
   }
 
   /** Makes one call and gives its answer. */
@@ -186,11 +199,17 @@ export class MetaClient {
     /** What went wrong last, by itself and not by the caller giving up. */
     let last: StoreError | undefined
     const gaveUp = (): StoreError => this.#gaveUp(kind, options.signal, last, unknown, clock.monotonicMs() - startMs)
+    const checked = this.#pin.checked()
+    if (checked !== undefined) await withSignal(checked, options.signal)
     for (let attempt = 1; ; attempt++) {
       if (options.signal.aborted) throw gaveUp()
+      const refusal = this.#pin.refusal()
+      if (refusal !== undefined) throw unknown ? asUnknown(refusal) : refusal
       if (this.#closed) throw new StoreError('CANCELLED', `${kind}: the connection was closed by the caller`)
       const link = this.#current()
       const answer = await this.#attempt(link, kind, request, options.signal)
+      const foreign = this.#pin.refusal()
+      if (foreign !== undefined) throw asUnknown(foreign)
       if (answer.ok) return answer.reply
       const { error } = answer
       if (options.signal.aborted) throw gaveUp()
@@ -199,7 +218,7 @@ export class MetaClient {
         if (!unknown) throw error
         const settled = options.afterUnknown?.(error)
         if (settled !== undefined) return settled
-        throw new StoreError(error.code, error.message, { cause: error, details: error.details, outcome: 'unknown' })
+        throw asUnknown(error)
       }
       if (error.outcome === 'unknown') unknown = true
       const hinted = this.#moveOn(link, error)
@@ -244,7 +263,8 @@ export class MetaClient {
 
   #current(): Link {
     if (this.#link?.closed === true) this.#link = undefined
-    this.#link ??= new Link(this.#env, this.#order[this.#at] as string)
+    const address = this.#order[this.#at] as string
+    this.#link ??= new Link(this.#env, address, (clusterId) => this.#pin.see(address, clusterId))
     return this.#link
   }
 
@@ -302,6 +322,7 @@ export class MetaClient {
 
   close(): void {
     this.#closed = true
+    this.#pin.close()
     this.#link?.destroy()
     this.#link = undefined
   }

@@ -9,12 +9,13 @@
 
 import { fromUtf8, toHex } from '../base/bytes.ts'
 import { spanOfRange } from '../core/object/range.ts'
-import { asStoreError, StoreError } from '../model/errors.ts'
+import { asStoreError, type Outcome, StoreError } from '../model/errors.ts'
 import { limits } from '../model/limits.ts'
 import { type holdfast, v1 } from '../wire/messages.ts'
 import { isReplayable } from './body.ts'
 import { chunksOfPage, download, type DownloadDeps, type OpenedManifest } from './download.ts'
 import { chunksOf, conditionOf, objectOf, present } from './entries.ts'
+import type { Leases, LeaseUse } from './leases.ts'
 import { checkBucket, checkedWrite, checkOperations, checkPlace, checkText } from './operations.ts'
 import { abortReason, Scope } from './scope.ts'
 import type {
@@ -129,9 +130,11 @@ export class Objects {
     const { env, leases } = this.#deps.upload
     const commitId = toHex(env.entropy.bytes(16))
     const puts = operations.filter((operation) => 'put' in operation)
-    const lease = puts.length > 0 ? await leases.open(signal) : undefined
+    const lease = puts.length > 0 ? await openLease(leases, signal) : undefined
     const uploads = new Map<CommitOperation, Upload>()
     let committed = false
+    /** Nothing can be visible before a commit is sent, and nothing is after one that was refused. */
+    let outcome: Outcome = 'definite'
     let failure: StoreError | undefined
     try {
       for (const operation of puts) {
@@ -151,11 +154,13 @@ export class Objects {
           )
         }
       }
-      const reply = await this.#sendCommit(operations, uploads, commitId, signal)
+      const reply = await this.#sendCommit(operations, uploads, commitId, signal, (now) => {
+        outcome = now
+      })
       committed = true
       return resultsOf(operations, reply)
     } catch (error) {
-      failure = asStoreError(error, 'commit')
+      failure = withOutcome(asStoreError(error, 'commit'), outcome)
       throw failure
     } finally {
       // After a commit late copies go on in the background, two seconds at most; the lease is theirs until then.
@@ -174,22 +179,34 @@ export class Objects {
     uploads: ReadonlyMap<CommitOperation, Upload>,
     commitId: string,
     signal: AbortSignal,
+    tell: (outcome: Outcome) => void,
   ): Promise<holdfast.v1.CommitReply> {
     const deletes = operations.length === 1 && operations[0] !== undefined && 'delete' in operations[0]
-    const send = (): Promise<holdfast.v1.CommitReply> => {
+    const send = async (): Promise<holdfast.v1.CommitReply> => {
       const request = {
         commitId,
         lease: [...uploads.values()][0]?.content().lease ?? 0,
         operations: operations.map((operation) => wireOperation(operation, uploads.get(operation))),
       }
-      return this.#deps.upload.meta.call('commit', request, {
-        signal,
-        // The key is gone: an earlier attempt, or somebody else, deleted it.
-        afterUnknown: (error) => (deletes && error.code === 'NOT_FOUND' ? new v1.CommitReply() : undefined),
-      })
+      tell('unknown')
+      try {
+        return await this.#deps.upload.meta.call('commit', request, {
+          signal,
+          // The key is gone: an earlier attempt, or somebody else, deleted it.
+          afterUnknown: (error) => (deletes && error.code === 'NOT_FOUND' ? new v1.CommitReply() : undefined),
+        })
+      } catch (error) {
+        tell(asStoreError(error, 'commit').outcome)
+        throw error
+      }
     }
-    const upload = [...uploads.values()][0]
-    return upload === undefined ? send() : upload.retryFenced(undefined, send)
+    const all = [...uploads.values()]
+    const [upload] = all
+    if (upload === undefined) return send()
+    return upload.retryFenced(
+      all.flatMap((one) => one.named),
+      send,
+    )
   }
 
   async #open(
@@ -263,6 +280,21 @@ export class Objects {
       if (page.next === '') return
       after = page.next
     }
+  }
+}
+
+/** The same failure; `definite` is said of it where it is known. */
+function withOutcome(error: StoreError, outcome: Outcome): StoreError {
+  if (error.outcome === outcome || outcome === 'unknown') return error
+  return new StoreError(error.code, error.message, { cause: error, details: error.details, outcome })
+}
+
+/** The ids of one upload; a failure here is before anything was written. */
+async function openLease(leases: Leases, signal: AbortSignal): Promise<LeaseUse> {
+  try {
+    return await leases.open(signal)
+  } catch (error) {
+    throw withOutcome(asStoreError(error, 'open a writer lease'), 'definite')
   }
 }
 

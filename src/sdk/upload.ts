@@ -21,11 +21,16 @@ import type { ByteBudget } from './byte-budget.ts'
 import { ChunkWrite, neededAcks, stragglerMs, type WriteDeps } from './chunk-write.ts'
 import type { Leases, LeaseUse } from './leases.ts'
 import type { MetaClient } from './meta-session.ts'
+import { replaceLostCopies } from './recopy.ts'
 import { Scope, sleep, throwIfAborted, withSignal } from './scope.ts'
 import type { Body } from './types.ts'
 
-/** Times a refused page or commit is sent again with the acknowledgements that came in meanwhile. */
+/** Times a refused page or commit is sent, each time with the acknowledgements that came in meanwhile. */
 const fencedTries = 3
+/** The same while new copies are made: more disks may be lost meanwhile. */
+const recopyTries = 6
+/** New copies for a refused page or commit are made within this time. */
+const fencedMs = 30_000
 
 export interface UploadDeps extends WriteDeps {
   readonly meta: MetaClient
@@ -209,20 +214,50 @@ export class Upload {
   }
 
   /**
-   * A commit is refused with FENCED when a disk that acknowledged was fenced meanwhile and too few copies remain. Late
-   * copies may make up for it, so it is tried again once they are in.
+   * A page or commit is refused with FENCED when a disk that acknowledged was fenced meanwhile and too few copies remain.
+   * Late copies may make up for it, else new copies are made from those that are left, and it is tried again.
    */
-  async retryFenced<T>(writes: readonly ChunkWrite[] | undefined, commit: () => Promise<T>): Promise<T> {
+  async retryFenced<T>(writes: readonly ChunkWrite[], commit: () => Promise<T>): Promise<T> {
+    const { clock } = this.#deps.env
+    let endMs: number | undefined
+    let copies = 0
     for (let attempt = 1; ; attempt++) {
       try {
         return await commit()
       } catch (error) {
         const failure = asStoreError(error, 'commit')
-        if (failure.code !== 'FENCED' || attempt >= fencedTries) throw failure
-        await withSignal(Promise.all((writes ?? this.#page).map((write) => write.settled)), this.#scope.signal)
-        await sleep(this.#deps.env.clock, 100 * attempt, this.#scope.signal)
+        if (failure.code !== 'FENCED' || attempt >= (copies > 0 ? recopyTries : fencedTries)) throw failure
+        const nowMs = clock.monotonicMs()
+        endMs ??= nowMs + fencedMs
+        if (nowMs >= endMs) throw failure
+        const { signal } = this.#scope
+        await withSignal(Promise.all(writes.map((write) => write.settled)), signal)
+        await sleep(clock, 100 * attempt, signal)
+        copies = await this.#recopy(writes, endMs - clock.monotonicMs(), failure)
       }
     }
+  }
+
+  async #recopy(writes: readonly ChunkWrite[], limitMs: number, refused: StoreError): Promise<number> {
+    const { clock, log } = this.#deps.env
+    const scope = new Scope(clock, { signal: this.#scope.signal, timeoutMs: Math.max(1, limitMs) }, 'copy chunks again')
+    try {
+      const copies = await replaceLostCopies(this.#deps, writes, scope.signal)
+      if (copies > 0) log.info('lost copies replaced before the commit', { copies, reason: refused.message })
+      return copies
+    } catch (error) {
+      throwIfAborted(this.#scope.signal)
+      if (scope.signal.aborted) throw refused
+      log.debug('lost copies not replaced', { reason: asStoreError(error, 'copy chunks again').message })
+      return 0
+    } finally {
+      scope.close()
+    }
+  }
+
+  /** The chunks that the commit itself names; those of staged pages it does not. */
+  get named(): readonly ChunkWrite[] {
+    return this.#staged > 0 ? [] : this.#page
   }
 
   /**

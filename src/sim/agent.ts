@@ -205,6 +205,7 @@ export class Agent {
       state: 'ok',
       capacityBytes: 1e12,
       usedBytes: disk.chunks.size * 1e6,
+      freeForNewBytes: 9e11,
       chunks: disk.chunks.size,
       chunkIdMax: Math.max(0, ...disk.chunks.keys()),
       clean: false,

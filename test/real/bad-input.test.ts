@@ -1,6 +1,6 @@
 /** Bad input and bad luck, each with one clear line and the right exit code; a stack trace in the output is a failure. */
 
-import { access, mkdtemp, rm, truncate, writeFile } from 'node:fs/promises'
+import { access, appendFile, mkdtemp, rm, truncate, writeFile } from 'node:fs/promises'
 import { connect as connectTcp } from 'node:net'
 import { randomBytes } from 'node:crypto'
 import { tmpdir } from 'node:os'
@@ -11,7 +11,7 @@ import { isStoreError } from '../../src/model/errors.ts'
 import type { Store } from '../../src/sdk/types.ts'
 import { TestCluster } from '../support/cluster.ts'
 import { content, sha256 } from '../support/content.ts'
-import { type Ended, freePort, runCli, spawnCli, until } from '../support/processes.ts'
+import { type Ended, freePort, runCli, shell, spawnCli, until } from '../support/processes.ts'
 
 function expectError(ended: Ended, code: number, words: RegExp, what: string): void {
   expect(ended.code, `${what}: ${ended.stderr}`).to.equal(code)
@@ -133,6 +133,36 @@ describe('real processes: bad input and bad luck', function () {
     }
   })
 
+  it('refuses a source that grows while it is read', async () => {
+    const path = join(scratch, 'growing')
+    await writeFile(path, content(5, 60_000_000))
+    const putting = spawnCli(['put', path, 'bucket/growing', '--meta', cluster.meta.join(',')])
+    let over = false
+    const ending = putting.ended.finally(() => {
+      over = true
+    })
+    while (!over) await appendFile(path, 'more')
+    expectError(await ending, 1, /grew while it was read/, 'growing source')
+    expect((await cluster.run(['stat', 'bucket/growing'])).code).to.equal(3)
+  })
+
+  it('refuses a stdin that is closed or a directory, and takes an empty one', async () => {
+    const put = (redirect: string): Promise<Ended> =>
+      shell(`exec "$0" "$1" put - bucket/from-stdin --meta "$2" ${redirect}`, cluster.meta.join(','))
+    expectError(await put('<&-'), 1, /stdin.*closed/, 'closed stdin')
+    expectError(await put('< /'), 1, /stdin.*directory/, 'directory as stdin')
+    expect((await cluster.run(['stat', 'bucket/from-stdin'])).code).to.equal(3)
+    expect((await put('< /dev/null')).code).to.equal(0)
+  })
+
+  it('tells of a stdout that is full, and nothing of one whose reader left', async () => {
+    await store.put('bucket', 'large', content(6, 2_000_000))
+    const get = (redirect: string): Promise<Ended> =>
+      shell(`"$0" "$1" get bucket/large - --meta "$2" ${redirect}`, cluster.meta.join(','))
+    expectError(await get('> /dev/full'), 6, /^holdfast: write to stdout: the disk is full.*\n$/, 'full stdout')
+    expect((await get('| head -c 10 > /dev/null')).stderr).to.equal('')
+  })
+
   it('shows nothing of a put that was stopped with Ctrl-C', async () => {
     const path = join(scratch, 'interrupted')
     await writeFile(path, content(4, 200_000_000))
@@ -231,12 +261,20 @@ describe('real processes: without a majority of meta nodes', function () {
     }
   })
 
-  it('refuses a storage node of another cluster', async () => {
+  it('refuses meta nodes and a storage node of another cluster', async () => {
     const [one, two] = [
       await TestCluster.start({ meta: 1, storage: 1 }),
       await TestCluster.start({ meta: 1, storage: 1 }),
     ]
     try {
+      for (const meta of [
+        [...one.meta, ...two.meta],
+        [...two.meta, ...one.meta],
+      ]) {
+        const ended = await runCli(['mb', 'mixed', '--meta', meta.join(',')])
+        expectError(ended, 1, /belongs to cluster .* name nodes of one cluster/, 'meta nodes of two clusters')
+      }
+      expect((await one.run(['ls'])).stdout + (await two.run(['ls'])).stdout).not.to.include('mixed')
       await one.kill('s1', 'SIGTERM')
       const port = await freePort()
       const args = ['storage', '--id', 's1', '--listen', `127.0.0.1:${port}`, '--disk', one.node('s1').directory]

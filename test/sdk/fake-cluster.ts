@@ -14,6 +14,7 @@ import type { Hasher } from '../../src/ports/hasher.ts'
 import type { Log } from '../../src/ports/log.ts'
 import type { Duplex, Method, NetClient } from '../../src/ports/net.ts'
 import type { holdfast } from '../../src/wire/messages.ts'
+import { checkAcks, fakeStatus } from './fake-acks.ts'
 
 type Request = holdfast.v1.MetaRequest
 type Reply = holdfast.v1.MetaReply.$Properties
@@ -138,6 +139,8 @@ export class FakeStorage {
   inFlightPeak = 0
   cancels = 0
   listening = true
+  /** Generation of its disk; what was acknowledged in another one does not count at a commit. */
+  generation = 1
   readonly #sums: (bytes: Uint8Array, out: Uint8Array, at: number) => void
   readonly #codec: Method<
     holdfast.v1.ChunkRequest,
@@ -217,7 +220,7 @@ export class FakeStorage {
     const root = chunkRoot(bytes.length, blockSums, this.#sums)
     if (Buffer.compare(root, begin.root) !== 0) return fail(request, new StoreError('CORRUPT', 'sums differ'))
     this.chunks.set(begin.id, { bytes, root, blockSums })
-    reply({ request, putDone: { id: begin.id, disk: this.disk, generation: 1, root } })
+    reply({ request, putDone: { id: begin.id, disk: this.disk, generation: this.generation, root } })
   }
 
   #get(
@@ -278,6 +281,8 @@ export class FakeMeta {
   /** Called before a request is answered: an error to answer with, or 'hang' or 'break'. */
   before: (request: Request) => StoreError | 'hang' | 'break' | 'break-after' | undefined = () => undefined
   leases = 0
+  /** Sent with every reply. */
+  clusterId = 'c1'
   #version = 0
   readonly #codec: FakeMeta['codecType']
 
@@ -314,18 +319,18 @@ export class FakeMeta {
         }
       }
       if (first === 'break-after') return control.break(new StoreError('UNAVAILABLE', 'session broke'))
-      control.reply(this.#codec.encodeReply({ ...reply, call: request.call }))
+      control.reply(this.#codec.encodeReply({ ...reply, call: request.call, clusterId: this.clusterId }))
     },
   })
 
   #disks(): holdfast.v1.DiskAddress.$Properties[] {
-    return this.storage.map(({ disk, node, address }) => ({
+    return this.storage.map(({ disk, node, address, generation }) => ({
       disk,
       node,
       addresses: [address],
       zone: `z${disk % 2}`,
       health: 'up',
-      generation: 1,
+      generation,
     }))
   }
 
@@ -367,6 +372,7 @@ export class FakeMeta {
       if (!put) continue
       if (put.condition?.ifAbsent === true && this.objects.has(`${put.bucket}/${put.key}`))
         throw new StoreError('CONDITION_FAILED', 'exists')
+      if (put.stagedPages === 0) checkAcks(this.storage, put.chunks, put)
       const chunks = put.stagedPages > 0 ? (this.pages.get(request.commitId) ?? []).flat() : put.chunks
       const entry = {
         bucket: put.bucket,
@@ -395,6 +401,7 @@ export class FakeMeta {
   }
 
   #answer(request: Request): Reply {
+    if (request.body === undefined) throw new StoreError('INVALID_ARGUMENT', 'a session request without a known call')
     if (request.grantLease) return { grantLease: { id: 65_536 * ++this.leases, count: 65_536, ttlMs: 60_000 } }
     if (request.renewLease) return { renewLease: { id: request.renewLease.id, count: 65_536, ttlMs: 60_000 } }
     if (request.releaseLease) {
@@ -403,6 +410,7 @@ export class FakeMeta {
     }
     if (request.place) return this.#place(request.place)
     if (request.stagePage) {
+      checkAcks(this.storage, request.stagePage.chunks, request.stagePage)
       const pages = this.pages.get(request.stagePage.commitId) ?? []
       pages[request.stagePage.page] = request.stagePage.chunks
       this.pages.set(request.stagePage.commitId, pages)
@@ -424,6 +432,7 @@ export class FakeMeta {
         listObjects: { entries: keys.sort().map((name) => this.objects.get(name)?.entry ?? {}), next: '', index: 1 },
       }
     }
+    if (request.status) return { status: fakeStatus(this.storage) }
     if (request.listBuckets) return { listBuckets: { buckets: [{ name: 'photos' }] } }
     if (request.manifestPage) {
       const { manifest, page } = request.manifestPage

@@ -63,6 +63,10 @@ export class MemoryExtents implements ExtentFiles {
     return Promise.resolve([...this.files.keys()].sort((a, b) => a - b))
   }
 
+  sizeOf(number: number): Promise<number | undefined> {
+    return Promise.resolve(this.files.get(number)?.current.length)
+  }
+
   async create(number: number, size: number): Promise<ExtentFile> {
     const faults = this.faults
     if ((await this.space()).free < size) throw new StoreError('NO_SPACE', 'make an extent: the filesystem is full')
@@ -111,6 +115,7 @@ export class MemoryExtents implements ExtentFiles {
       mode: this.mode,
       arena: (size) => this.arena(size),
       list: () => alive(() => this.list()),
+      sizeOf: (number) => alive(() => this.sizeOf(number)),
       create: (number, size) => alive(() => this.create(number, size)),
       open: (number) => alive(() => this.open(number)),
       rename: (from, to) => alive(() => this.rename(from, to)),
@@ -122,6 +127,15 @@ export class MemoryExtents implements ExtentFiles {
   crash(chance: () => number, faults: FaultPlan): void {
     for (const number of [...this.files.keys()].sort((a, b) => a - b)) this.files.get(number)?.crash(chance)
     this.faults = faults
+  }
+
+  /** Somebody cuts the file off. */
+  truncate(number: number, size: number): void {
+    const blocks = this.files.get(number)
+    if (blocks === undefined) throw new Error(`no extent ${number}`)
+    blocks.durable = blocks.durable.slice(0, size)
+    blocks.current = blocks.current.slice(0, size)
+    for (const index of blocks.dirty) if (index * sector >= size) blocks.dirty.delete(index)
   }
 
   /** Flips a bit of what is on disk. */

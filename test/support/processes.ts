@@ -39,7 +39,16 @@ function environment(): NodeJS.ProcessEnv {
 
 /** Starts `holdfast ARGS`; `input` goes to its stdin. */
 export function spawnCli(args: readonly string[], input?: Uint8Array | string, cwd?: string): Running {
-  const child = spawn(process.execPath, ['--enable-source-maps', cliPath, ...args], {
+  return start(process.execPath, ['--enable-source-maps', cliPath, ...args], input, cwd)
+}
+
+/** Runs a shell script to its end; `$0` is node, `$1` the command line of this build, `$2` and so on are `args`. */
+export async function shell(script: string, ...args: string[]): Promise<Ended> {
+  return await start('sh', ['-c', script, process.execPath, cliPath, ...args]).ended
+}
+
+function start(program: string, args: readonly string[], input?: Uint8Array | string, cwd?: string): Running {
+  const child = spawn(program, args, {
     stdio: ['pipe', 'pipe', 'pipe'],
     env: environment(),
     ...(cwd === undefined ? {} : { cwd }),

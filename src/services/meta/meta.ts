@@ -86,7 +86,7 @@ class Node implements MetaNode {
 
   bind(server: NetServer): void {
     const deps = { env: this.#env, machine: this.#machine, replicator: this.#replicator, control: this.#control }
-    this.#service = serveMeta(server, createCalls(deps), this.#env)
+    this.#service = serveMeta(server, createCalls(deps), this.#env, () => this.#replicator.clusterId())
     this.#replicator.bind(server)
     this.#control.bind(server)
   }

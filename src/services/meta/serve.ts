@@ -26,15 +26,16 @@ export interface MetaService {
   drain(): Promise<void>
 }
 
-/** Registers the Meta service. */
+/** Registers the Meta service. `clusterId` is undefined until the node belongs to a cluster. */
 export function serveMeta(
   server: NetServer,
   calls: MetaCalls,
   env: Pick<Env, 'clock' | 'metrics' | 'log'>,
+  clusterId: () => string | undefined,
 ): MetaService {
   const gate = new Gate(env)
   bindUnary(server, calls, gate)
-  server.stream(metaMethods.session, (stream) => serveSession(stream, calls, gate))
+  server.stream(metaMethods.session, (stream) => serveSession(stream, calls, gate, clusterId))
   return { drain: () => gate.drain() }
 }
 
@@ -109,12 +110,12 @@ function bindUnary(server: NetServer, calls: MetaCalls, gate: Gate): void {
   bind('status', metaMethods.status, calls.status)
 }
 
-function serveSession(stream: SessionStream, calls: MetaCalls, gate: Gate): void {
+function serveSession(stream: SessionStream, calls: MetaCalls, gate: Gate, clusterId: () => string | undefined): void {
   let running = 0
   let ended = false
   let closed = false
-  const reply = (message: holdfast.v1.MetaReply.$Properties): void => {
-    if (!closed && !stream.send(message)) stream.pause()
+  const reply = (call: number, body: ReplyBody): void => {
+    if (!closed && !stream.send({ ...body, call, clusterId: clusterId() ?? '' })) stream.pause()
   }
   const settle = (): void => {
     running--
@@ -131,24 +132,24 @@ function serveSession(stream: SessionStream, calls: MetaCalls, gate: Gate): void
   stream.onMessage((request) => {
     const { call } = request
     if (running >= sessionCallsMax) {
-      reply({ call, body: 'error', error: errorDetail(overloaded('this session')) })
+      reply(call, { body: 'error', error: errorDetail(overloaded('this session')) })
       return
     }
     running++
     answer(request, calls, gate).then(
       (body) => {
-        reply({ call, ...body })
+        reply(call, body)
         settle()
       },
       (cause: unknown) => {
-        reply({ call, body: 'error', error: errorDetail(asStoreError(cause, 'answer a call')) })
+        reply(call, { body: 'error', error: errorDetail(asStoreError(cause, 'answer a call')) })
         settle()
       },
     )
   })
 }
 
-type ReplyBody = Omit<holdfast.v1.MetaReply.$Properties, 'call'>
+type ReplyBody = Omit<holdfast.v1.MetaReply.$Properties, 'call' | 'clusterId'>
 
 /** Carries out one call of a session; the reply's body has the request's name. */
 async function answer(request: holdfast.v1.MetaRequest, calls: MetaCalls, gate: Gate): Promise<ReplyBody> {

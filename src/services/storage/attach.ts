@@ -291,9 +291,10 @@ export class Attach {
   }
 
   #report(slot: DiskSlot): holdfast.v1.DiskReport.$Properties {
-    const { capacityBytes, usedBytes, chunks, chunkIdMax } = slot.engine.status()
+    const { capacityBytes, usedBytes, freeForNewBytes, chunks, chunkIdMax } = slot.engine.status()
     const { id, clean, rebuilt } = slot.engine
-    return { id, state: this.#disks.stateOf(slot), capacityBytes, usedBytes, chunks, chunkIdMax, clean, rebuilt }
+    const state = this.#disks.stateOf(slot)
+    return { id, state, capacityBytes, usedBytes, freeForNewBytes, chunks, chunkIdMax, clean, rebuilt }
   }
 
   nextHeartbeat(): { sequence: number; message: holdfast.v1.Heartbeat.$Properties } {
@@ -313,11 +314,9 @@ export class Attach {
     if (meta.length > 0) this.#meta = [...meta]
   }
 
-  /** Gives every disk the cluster's id. */
+  /** Gives every disk the cluster's and the node's id; one that has them already is only checked. */
   async adopt(clusterId: string): Promise<void> {
-    for (const { engine } of this.#disks.slots) {
-      if (engine.clusterId !== clusterId) await engine.adopt(clusterId, this.#options.id)
-    }
+    for (const { engine } of this.#disks.slots) await engine.adopt(clusterId, this.#options.id)
   }
 
   registeredBy(session: Session, term: number): void {

@@ -58,6 +58,8 @@ export interface DiskStatus {
   /** Of the filesystem. */
   readonly capacityBytes: number
   readonly usedBytes: number
+  /** Bytes that new chunks may still take, net of the reserve. */
+  readonly freeForNewBytes: number
   readonly chunks: number
   readonly chunkIdMax: number
 }

@@ -386,6 +386,17 @@ describe('meta service', () => {
       expect([reply?.call, reply?.error?.code]).to.deep.equal([3, 'INVALID_ARGUMENT'])
     })
 
+    it('names its cluster in every reply, refusals of a follower included', async () => {
+      const session = kit.session()
+      session.request({ call: 1, body: 'listBuckets', listBuckets: {} })
+      session.request({ call: 2 })
+      await session.until(2)
+      kit.role = 'follower'
+      session.request({ call: 3, body: 'status', status: {} })
+      const replies = await session.until(3)
+      expect(replies.map((reply) => reply.clusterId)).to.deep.equal([id(0xc1), id(0xc1), id(0xc1)])
+    })
+
     it('ends after its last answer when the client has said all', async () => {
       let release = (): void => undefined
       kit.hold = new Promise((resolve) => {

@@ -149,7 +149,8 @@ export class MetaKit implements NetServer {
       },
       status: () => this.status(),
     }
-    this.service = serveMeta(this, createCalls({ env, machine, replicator, control: this.control }), env)
+    const calls = createCalls({ env, machine, replicator, control: this.control })
+    this.service = serveMeta(this, calls, env, () => id(0xc1))
   }
 
   /** A founded cluster with four disks and bucket `photos`. */

@@ -401,6 +401,7 @@ export class Repair {
     })
     if (code === 'CONFLICT' && this.#replaceNext.size < replaceMax) this.#replaceNext.add(`${plan.targetDisk}/${chunk}`)
     if (!copyNotMade.includes(code)) this.#parts.doubt(plan.targetDisk, chunk)
+    if (code === 'NO_SPACE') this.#parts.topology.refused(plan.targetDisk)
     if (code === 'CORRUPT' || code === 'NOT_FOUND' || code === 'DATA_LOST') {
       for (const disk of plan.sourceDisks) this.#parts.evidence.report(chunk, disk)
     }

@@ -38,6 +38,7 @@ export interface HeartbeatFacts {
     readonly state: DiskState
     readonly capacityBytes: number
     readonly usedBytes: number
+    readonly freeForNewBytes: number
     readonly chunks: number
   }[]
   readonly corrupt: readonly { readonly chunk: number; readonly disk: DiskNumber; readonly finding: string }[]
@@ -232,12 +233,14 @@ function diskFacts(report: holdfast.v1.DiskReport): {
   state: DiskState
   capacityBytes: number
   usedBytes: number
+  freeForNewBytes: number
   chunks: number
 } {
   return {
     state: nameOf(report.state, diskStates, 'state'),
     capacityBytes: safeCounter(report.capacityBytes, 'capacity_bytes'),
     usedBytes: safeCounter(report.usedBytes, 'used_bytes'),
+    freeForNewBytes: safeCounter(report.freeForNewBytes, 'free_for_new_bytes'),
     chunks: safeCounter(report.chunks, 'chunks'),
   }
 }

@@ -23,6 +23,10 @@ export interface DiskView {
   record: DiskRecord
   capacityBytes: number
   usedBytes: number
+  /** Bytes that its node will take, as of the last heartbeat; before the first, what the record lets us expect. */
+  freeForNewBytes: number
+  /** A node refused a copy for want of room: nothing is placed here until then. */
+  refusedUntilMs: number
   chunks: number
   /** Bytes placed here since its last heartbeat. */
   placedBytes: number
@@ -45,7 +49,8 @@ export interface TopologyEvents {
   room(): void
 }
 
-const minimumFreeBytes = 64 * 1024 * 1024
+/** How long a disk whose node had no room for a copy is left alone: heartbeats may be a moment behind its puts. */
+const refusalMs = 30_000
 const inflightHalvingBytes = 64 * 1024 * 1024
 
 export class Topology {
@@ -101,10 +106,19 @@ export class Topology {
       if (disk === undefined) continue
       disk.capacityBytes = usage.capacityBytes
       disk.usedBytes = usage.usedBytes
+      disk.freeForNewBytes = usage.freeForNewBytes
       disk.chunks = usage.chunks
       disk.placedBytes = 0
     }
     this.#reweighNode(view)
+  }
+
+  /** The node had no room for a copy on this disk. Heartbeats after the pause bring the disk back. */
+  refused(disk: DiskNumber): void {
+    const view = this.disks.get(disk)
+    if (view === undefined) return
+    view.refusedUntilMs = this.#term.nowMs() + refusalMs
+    this.#reweigh(view)
   }
 
   nodeOf(disk: DiskNumber): NodeView | undefined {
@@ -235,7 +249,18 @@ export class Topology {
     let view = this.disks.get(number)
     if (view === undefined) {
       const { capacityBytes, usedBytes } = record
-      view = { number, record, capacityBytes, usedBytes, chunks: 0, placedBytes: 0, weight: 0 }
+      const freeForNewBytes = Math.max(0, capacityBytes - usedBytes)
+      view = {
+        number,
+        record,
+        capacityBytes,
+        usedBytes,
+        freeForNewBytes,
+        refusedUntilMs: 0,
+        chunks: 0,
+        placedBytes: 0,
+        weight: 0,
+      }
       this.disks.set(number, view)
     } else view.record = record
     this.#zones = undefined
@@ -286,14 +311,17 @@ export class Topology {
     const node = this.nodes.get(disk.record.node)
     if (node === undefined || node.health !== 'up' || node.record.mode !== 'active') return 0
     if (!disk.record.live || disk.record.state !== 'ok') return 0
-    const reserveBytes = Math.min(minimumFreeBytes, disk.capacityBytes / 16)
-    const freeBytes = disk.capacityBytes - disk.usedBytes - disk.placedBytes - reserveBytes
-    return Math.max(0, freeBytes) / (1 + node.inflightBytes / inflightHalvingBytes)
+    if (disk.refusedUntilMs > this.#term.nowMs()) return 0
+    const freeBytes = disk.freeForNewBytes - disk.placedBytes
+    // Less than one chunk of the largest size: the next one might be refused.
+    if (freeBytes < limits.chunkBytesMax) return 0
+    return freeBytes / (1 + node.inflightBytes / inflightHalvingBytes)
   }
 }
 
 interface DiskUsage {
   readonly capacityBytes: number
   readonly usedBytes: number
+  readonly freeForNewBytes: number
   readonly chunks: number
 }

@@ -70,6 +70,20 @@ export class ChunkIndex {
     return ids
   }
 
+  /** Held chunks from `from` on, ascending, at most `limit`; without the record where it does not check out. */
+  async records(from: ChunkId, limit: number): Promise<{ id: ChunkId; record: ChunkRecord | undefined }[]> {
+    const out: { id: ChunkId; record: ChunkRecord | undefined }[] = []
+    for await (const { key, value } of this.#kv.iterate({
+      gte: indexKeys.chunk(from),
+      lt: indexKeys.chunksEnd(),
+      limit,
+    })) {
+      const id = numberOfKey(key)
+      out.push({ id, record: decodeChunkRecord(id, value, this.#sum) })
+    }
+    return out
+  }
+
   /** The highest id that is held, 0 when none is. */
   async highest(): Promise<ChunkId> {
     const range = { gte: indexKeys.chunk(0), lt: indexKeys.chunksEnd(), reverse: true, limit: 1 }

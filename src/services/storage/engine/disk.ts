@@ -22,6 +22,7 @@ import { Arena } from './arena.ts'
 import type { HeldExtent } from './extent-table.ts'
 import { adoptIdentity } from './identity-file.ts'
 import { KeyedLocks } from './keyed-locks.ts'
+import { lostAt, type LostExtents, walkLost } from './lost-extents.ts'
 import type { LogItem } from './log-writer.ts'
 import { assembleDisk, type DiskParts } from './open.ts'
 import { checkPut, slotBytes, SlotWriter } from './put.ts'
@@ -36,7 +37,7 @@ const readsMax = 8
 const deleteBatch = 1024
 /** What goes with an index record that does not check out: one chunk less, and no bytes that we know of. */
 const placeUnknown: Freed = { extent: 0, payload: 0, span: 0, held: true }
-/** Findings kept until somebody listens. */
+/** Findings kept until somebody listens; what is more shows in the full report that follows every start of a node. */
 const findingsMax = 1024
 
 interface Stored {
@@ -65,6 +66,8 @@ class Disk implements DiskEngine {
   #closed: Promise<void> | undefined
   #corruptHandler: ((id: ChunkId, finding: string) => void) | undefined
   #findings: [ChunkId, string][] = []
+  /** Extents whose loss was met while running; each is looked through once. */
+  readonly #swept = new Set<number>()
 
   constructor(deps: DiskDeps, options: DiskOptions, parts: DiskParts, gate: DiskGate, sum: Sum, idMax: ChunkId) {
     this.path = options.path
@@ -97,10 +100,12 @@ class Disk implements DiskEngine {
   status(): DiskStatus {
     const { space, ledger } = this.#parts
     if (space.stale && !this.#gate.closing) space.refresh().catch(() => undefined)
+    const roomBytes = this.#room()
     return {
       state: this.#gate.failure === undefined ? 'ok' : 'failed',
       capacityBytes: space.totalBytes,
-      usedBytes: Math.max(0, space.totalBytes - this.#room()),
+      usedBytes: Math.max(0, space.totalBytes - roomBytes),
+      freeForNewBytes: Math.max(0, roomBytes - this.#incoming - this.#options.reserveBytes),
       chunks: ledger.chunks,
       chunkIdMax: this.#idMax,
     }
@@ -211,7 +216,7 @@ class Disk implements DiskEngine {
       gate: this.#gate,
       permits: this.#permits,
       onRead: (bytes) => this.#countRead(bytes),
-      onBad: (id, record, finding) => this.#quarantine(id, record, finding),
+      onBad: (id, record, finding) => this.#bad(id, record, finding),
     }
   }
 
@@ -229,32 +234,97 @@ class Disk implements DiskEngine {
       }
       if (known.kind === 'none')
         throw new StoreError('NOT_FOUND', `chunk ${formatChunkId(id)} is not on disk ${this.path}`)
-      const held = await this.#parts.table.hold(known.record.location.extent)
+      const held = await this.#hold(id, known.record)
       if (held !== undefined) return { record: known.record, held }
     }
-    throw new StoreError(
-      'CORRUPT',
-      `chunk ${formatChunkId(id)}: the extent that disk ${this.path} has it in is missing; use another replica`,
+    throw this.#missingExtent(id)
+  }
+
+  #missingExtent(id: ChunkId): StoreError {
+    const message = `chunk ${formatChunkId(id)}: the extent that disk ${this.path} has it in is missing; use another replica`
+    return new StoreError('CORRUPT', message)
+  }
+
+  /** The extent of a chunk, held; undefined when it moved. A file that is gone takes the chunk out of service: CORRUPT. */
+  async #hold(id: ChunkId, record: ChunkRecord): Promise<HeldExtent | undefined> {
+    const { extent } = record.location
+    const { table } = this.#parts
+    try {
+      const held = await table.hold(extent)
+      // Not known and without a file: gone, not recycled under another number.
+      if (held !== undefined || table.has(extent)) return held
+      if ((await this.#deps.extents.sizeOf(extent)) !== undefined) return undefined
+      const known = await this.#parts.index.get(id)
+      if (known.kind !== 'held' || known.record.location.extent !== extent) return undefined
+    } catch (error) {
+      if ((await this.#deps.extents.sizeOf(extent)) !== undefined) throw error
+    }
+    await this.#bad(id, record, `its extent ${extent} is missing`)
+    throw this.#missingExtent(id)
+  }
+
+  /** A replica is not intact. When its file is gone or was cut off, the others in it are looked for too. */
+  async #bad(id: ChunkId, record: ChunkRecord, finding: string): Promise<void> {
+    await this.#quarantine(id, record, finding)
+    this.#work(() => this.#lookAtExtent(record.location.extent)).catch((error: unknown) => {
+      if (this.#gate.closing) return
+      const reason = asStoreError(error, 'look at an extent').message
+      this.#deps.log.warn('an extent could not be looked through', { disk: this.path, reason })
+    })
+  }
+
+  async #lookAtExtent(extent: number): Promise<void> {
+    if (this.#swept.has(extent)) return
+    const size = (await this.#deps.extents.sizeOf(extent)) ?? 0
+    const held = size === 0 ? undefined : await this.#parts.table.hold(extent)
+    const wholeBytes = held === undefined ? Number.POSITIVE_INFINITY : (held.header?.size ?? held.file.size)
+    held?.release()
+    if (size >= wholeBytes || this.#swept.has(extent)) return
+    this.#swept.add(extent)
+    const lost = new Map([[extent, size]])
+    await this.#sweep(lost, ({ location, length }) => lostAt(lost, location, length))
+  }
+
+  /** At the start: looks through the index for places that are not there. */
+  async sweepAll(): Promise<void> {
+    const { lost, table } = this.#parts
+    await this.#sweep(lost, ({ location, length }) =>
+      table.has(location.extent) ? lostAt(lost, location, length) : `its extent ${location.extent} is missing`,
     )
+  }
+
+  /** Takes every chunk with a finding out of service and reports it. */
+  async #sweep(lost: LostExtents, findingOf: (record: ChunkRecord) => string | undefined): Promise<void> {
+    const count = await walkLost(
+      this.#parts.index,
+      findingOf,
+      (id, record, finding) => this.#quarantine(id, record, finding),
+      () => this.#gate.closing,
+    )
+    if (count === 0 && lost.size === 0) return
+    const extents = [...lost.keys()].slice(0, 20).join(' ')
+    this.#deps.log.error('extents are missing or cut off', { disk: this.path, extents, chunks: count })
   }
 
   async verify(id: ChunkId): Promise<'intact' | 'corrupt' | 'missing'> {
     return await this.#work(async () => {
       const stored = await this.#find(id).catch((error: unknown) => {
         const failure = asStoreError(error, 'verify')
-        if (failure.code === 'NOT_FOUND') return undefined
+        if (failure.code === 'NOT_FOUND') return 'missing'
+        // Its extent is gone: it was quarantined on the way.
+        if (failure.code === 'CORRUPT') return 'corrupt'
         throw failure
       })
-      if (stored === undefined) return 'missing'
+      if (typeof stored === 'string') return stored
       const { record, held } = stored
       try {
         const finding = await this.#verifier.check(id, record, held)
         if (finding === undefined && record.inline !== undefined && !this.#inlineIntact(record)) {
-          await this.#quarantine(id, record, 'its copy in the index does not match its checksum')
+          await this.#bad(id, record, 'its copy in the index does not match its checksum')
           return 'corrupt'
         }
         if (finding === undefined) return 'intact'
-        await this.#quarantine(id, record, finding)
+        await this.#bad(id, record, finding)
         return 'corrupt'
       } finally {
         held.release()
@@ -396,6 +466,7 @@ export async function openDisk(deps: DiskDeps, options: DiskOptions): Promise<Di
     })
   }
   const disk = new Disk(deps, options, parts, gate, sum, await parts.index.highest())
+  if (parts.suspicious) await disk.sweepAll()
   for (const suspect of replayed.suspects) await disk.verify(suspect)
   return disk
 }

@@ -119,6 +119,11 @@ export class ExtentTable {
     this.#nextSequence = Math.max(this.#nextSequence, sequence + 1)
   }
 
+  /** True while the extent is known as one that holds records. */
+  has(sequence: number): boolean {
+    return this.#entries.has(sequence)
+  }
+
   /** The extent, held; undefined when it is not in use (any more): look the place up again. */
   async hold(sequence: number): Promise<HeldExtent | undefined> {
     const entry = this.#entries.get(sequence)

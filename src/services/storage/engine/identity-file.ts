@@ -30,6 +30,13 @@ export async function readIdentity(files: Files, path: string, sum: Sum): Promis
   )
 }
 
+/** Throws WRONG_CLUSTER for a disk that is another node's. One that belongs to nobody yet is anybody's. */
+export function checkOwner(path: string, identity: DiskIdentity, nodeId: string): void {
+  if (identity.nodeId === undefined || identity.nodeId === nodeId) return
+  const message = `disk ${path} belongs to node ${identity.nodeId}, not ${nodeId}: start it with --id ${identity.nodeId} or use another directory`
+  throw new StoreError('WRONG_CLUSTER', message)
+}
+
 /** Gives the directory a new identity, durably. */
 export async function createIdentity(files: Files, entropy: Entropy, sum: Sum): Promise<DiskIdentity> {
   const identity = { diskId: toHex(entropy.bytes(16)), clusterId: undefined, nodeId: undefined }
@@ -49,10 +56,7 @@ export async function adoptIdentity(
     const message = `disk ${path} belongs to cluster ${identity.clusterId}, not ${owner.clusterId}: use another directory or the right cluster`
     throw new StoreError('WRONG_CLUSTER', message)
   }
-  if (identity.nodeId !== undefined && identity.nodeId !== owner.nodeId) {
-    const message = `disk ${path} belongs to node ${identity.nodeId}, not ${owner.nodeId}: start it with --id ${identity.nodeId} or use another directory`
-    throw new StoreError('WRONG_CLUSTER', message)
-  }
+  checkOwner(path, identity, owner.nodeId)
   if (identity.clusterId !== undefined && identity.nodeId !== undefined) return identity
   const adopted = { diskId: identity.diskId, ...owner }
   await files.write(fileName, encodeIdentity(adopted, sum))

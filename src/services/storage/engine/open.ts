@@ -19,8 +19,9 @@ import type { Kv } from '../../../ports/kv.ts'
 import { Checkpointer } from './checkpointer.ts'
 import { ChunkIndex } from './chunk-index.ts'
 import { ExtentTable } from './extent-table.ts'
-import { createIdentity, readIdentity } from './identity-file.ts'
+import { checkOwner, createIdentity, readIdentity } from './identity-file.ts'
 import { Ledger } from './ledger.ts'
+import { findLostExtents, type LostExtents } from './lost-extents.ts'
 import { LogWriter } from './log-writer.ts'
 import { replay, type ReplayResult } from './replay.ts'
 import { Space } from './space.ts'
@@ -41,6 +42,10 @@ export interface DiskParts {
   readonly clean: boolean
   readonly rebuilt: boolean
   readonly replayed: ReplayResult
+  /** Extents whose files are gone or were cut off while nobody looked. */
+  readonly lost: LostExtents
+  /** True when the index may name places that are not there: it has to be looked through. */
+  readonly suspicious: boolean
 }
 
 async function openIndex(deps: DiskDeps, path: string): Promise<{ kv: Kv; lost: boolean }> {
@@ -124,10 +129,16 @@ async function freeBeyond(deps: DiskDeps, table: ExtentTable, end: number, numbe
   }
 }
 
+/** True when numbers are left out: a file that the log went through may be gone. */
+function hasGap(extents: readonly number[]): boolean {
+  return extents.some((number, i) => i > 0 && number !== (extents[i - 1] ?? 0) + 1)
+}
+
 /** Opens or creates the disk. See openDisk for what it throws. */
 export async function assembleDisk(deps: DiskDeps, options: DiskOptions, gate: DiskGate, sum: Sum): Promise<DiskParts> {
   const { path } = options
   const found = await readIdentity(deps.files, path, sum)
+  if (found !== undefined && options.nodeId !== undefined) checkOwner(path, found, options.nodeId)
   const numbers = (await deps.extents.list()).sort((a, b) => a - b)
   if (found === undefined && numbers.length > 0) {
     const message = `disk ${path} has extents and no identity file: restore the file or give an empty directory`
@@ -165,8 +176,11 @@ async function assembleWithIndex(
   const table = new ExtentTable(deps.extents, { extentBytes, reserveBytes, diskId }, space, deps.entropy, sum)
   const ledger = new Ledger(checkpoint?.chunks ?? 0, live)
   const extents = await sortExtents(deps, table, state, numbers)
-  const chain = rebuilt ? undefined : (checkpoint?.chain.slice() ?? new Uint8Array(8))
   const from = { extent: checkpoint?.extent ?? 0, offset: checkpoint?.offset ?? firstGroupOffset }
+  const wanted = new Set([...live.keys(), ...extents])
+  if (from.extent > 0) wanted.add(from.extent)
+  const lost = await findLostExtents(deps.extents, table, wanted, extentBytes)
+  const chain = rebuilt ? undefined : (checkpoint?.chain.slice() ?? new Uint8Array(8))
   const replayed = checkpoint?.clean
     ? { end: from, chain: chain ?? new Uint8Array(8), groups: 0, damage: [], suspects: [], torn: false }
     : await replay({ table, index, ledger, sum }, { from, chain, extents })
@@ -194,14 +208,15 @@ async function assembleWithIndex(
     replayed.end,
     replayed.chain,
   )
+  const suspicious = lost.size > 0 || replayed.damage.length > 0 || hasGap(extents)
   const clean = checkpoint?.clean ?? !rebuilt
-  return { identity, index, ledger, table, checkpointer, log, space, clean, rebuilt, replayed }
+  return { identity, index, ledger, table, checkpointer, log, space, clean, rebuilt, replayed, lost, suspicious }
 }
 
-/** The extent that the log goes on in; undefined when it is missing or its header is damaged: a new one is begun. */
+/** The extent that the log goes on in; undefined when it is missing, cut off, or its header is damaged: a new one is begun. */
 async function activeExtent(table: ExtentTable, sequence: number) {
   const held = await table.hold(sequence)
-  if (held?.header !== undefined) return held
+  if (held?.header !== undefined && held.header.size <= held.file.size) return held
   held?.release()
   return undefined
 }

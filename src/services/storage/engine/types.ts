@@ -30,6 +30,8 @@ export interface DiskDeps {
 export interface DiskOptions {
   /** The directory, for messages. */
   readonly path: string
+  /** The node that opens it: a disk of another node is refused. Left out by tools that only look. */
+  readonly nodeId?: string
   /** Size of a new extent file; smaller ones are made when the disk is nearly full. */
   readonly extentBytes: number
   /** New chunks are refused when less than this would be left on the filesystem. */

@@ -108,6 +108,9 @@ export class FakeNode {
   incarnation: string
   clusterId = ''
   termSeen = 0
+  freeForNewBytes = 99 * gib
+  /** What it answers to orders to copy; empty: it copies. */
+  copyCode = ''
   alive = false
   /** Orders are taken and never answered. */
   mute = false
@@ -195,6 +198,7 @@ export class FakeNode {
       state: 'ok',
       capacityBytes: 100 * gib,
       usedBytes: gib,
+      freeForNewBytes: this.freeForNewBytes,
       chunks: this.chunks.size,
       chunkIdMax: 0,
       clean: true,
@@ -251,6 +255,7 @@ export class FakeNode {
   }
 
   #carryOut(order: Order): { code: string; ids: number[] } {
+    if (order.copy && this.copyCode !== '') return { code: this.copyCode, ids: [] }
     if (order.check) return { code: '', ids: order.check.ids.filter((id) => !this.chunks.has(id)) }
     if (order.verify) return { code: '', ids: order.verify.ids.filter((id) => this.chunks.get(id) !== 'good') }
     if (order.delete) {

@@ -240,4 +240,35 @@ describe('controllers: repair', () => {
     expect((await world.control.status()).chunks.lost).to.equal(0)
     expect((await world.control.status()).verdict).to.equal('healthy')
   })
+
+  it('places nothing on a disk whose node has no room above its reserve, and again when it has', async () => {
+    world = await ControlWorld.make(['a', 'b', 'c'])
+    const place = (): number[] =>
+      world.control.place({ chunks: 20, copies: 3, chunkBytes: 1000 }).placements?.[0]?.disks ?? []
+    await world.advance(1000)
+    expect(place()).to.have.length(3)
+    world.node(2).freeForNewBytes = 8 * 2 ** 20 - 1
+    await world.advance(1000)
+    expect(place()).to.have.length(2)
+    expect(place()).not.to.include(world.node(2).disk)
+    for (const node of world.nodes) node.freeForNewBytes = 0
+    await world.advance(1000)
+    expect(place).to.throw(/every disk that is up is full/)
+    for (const node of world.nodes) node.freeForNewBytes = 2 ** 30
+    await world.advance(1000)
+    expect(place()).to.have.length(3)
+  })
+
+  it('leaves a disk alone for half a minute whose node had no room for a copy', async () => {
+    world = await ControlWorld.make(['a', 'b', 'c'])
+    world.node(3).copyCode = 'NO_SPACE'
+    const chunk = await world.chunk(await world.lease(), 0, 3, [1, 2])
+    const copies = (): number => world.node(3).orders.filter((order) => order === `copy ${chunk}`).length
+    await world.until('tried', () => copies() === 1)
+    await world.advance(28_000)
+    expect(copies()).to.equal(1)
+    world.node(3).copyCode = ''
+    await world.until('repaired', async () => (await world.copiesOf(chunk)).length === 3, 10_000)
+    expect(copies()).to.equal(2)
+  })
 })

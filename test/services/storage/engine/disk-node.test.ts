@@ -1,7 +1,7 @@
 /** The disk engine over the real drivers: node:fs with O_DIRECT where it works, LevelDB, XXH64, in a temporary directory. */
 
 import { expect } from 'chai'
-import { mkdtemp, open, readdir, rm } from 'node:fs/promises'
+import { mkdtemp, open, readdir, rm, truncate } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { openExtentFiles } from '../../../../src/drivers/extents-node.ts'
@@ -27,7 +27,7 @@ describe('disk engine on the real file system', () => {
     await rm(directory, { recursive: true, force: true })
   })
 
-  async function openHere(): Promise<DiskEngine> {
+  async function openHere(nodeId?: string): Promise<DiskEngine> {
     const random = seeded(7)
     const deps = {
       files: createFiles(directory),
@@ -39,7 +39,8 @@ describe('disk engine on the real file system', () => {
       log: silentLog,
       metrics: silentMetrics,
     }
-    const options = { path: directory, extentBytes: 32 * MiB, reserveBytes: 16 * MiB }
+    const owner = nodeId === undefined ? {} : { nodeId }
+    const options = { ...owner, path: directory, extentBytes: 32 * MiB, reserveBytes: 16 * MiB }
     const disk = await openDisk(deps, options)
     opened.push(disk)
     return disk
@@ -85,6 +86,35 @@ describe('disk engine on the real file system', () => {
     expect(await codeOf(disk.openRead(1, 0, 0))).to.equal('NOT_FOUND')
     await put(disk, 1, content(1, 4 * MiB), { replace: true })
     expect(await disk.verify(1)).to.equal('intact')
+  })
+
+  it('reports the chunks of files that were removed or cut off while it was closed, and serves none', async () => {
+    let disk = await openHere()
+    const ids = Array.from({ length: 20 }, (_, i) => i + 1)
+    for (const id of ids) await put(disk, id, content(id, 4 * MiB))
+    await disk.close()
+    const names = (await readdir(directory)).filter((file) => file.startsWith('extent-')).sort()
+    await rm(join(directory, names[0] ?? ''))
+    await truncate(join(directory, names[1] ?? ''), 10 * MiB)
+    disk = await openHere()
+    const findings: number[] = []
+    disk.onCorrupt((id) => findings.push(id))
+    expect(findings.length).to.be.greaterThan(10)
+    for (const id of ids) expect(await codeOf(get(disk, id))).to.equal(findings.includes(id) ? 'NOT_FOUND' : 'none')
+  })
+
+  it('refuses a disk of another node of the same cluster, before anything is opened', async () => {
+    const first = await openHere()
+    await first.adopt('a'.repeat(32), 's3')
+    await first.close()
+    await (await openHere('s3')).close()
+    try {
+      await openHere('s4')
+      expect.fail('opened under another id')
+    } catch (error) {
+      expect((error as { code: string }).code).to.equal('WRONG_CLUSTER')
+      expect((error as Error).message).to.match(/belongs to node s3, not s4: start it with --id s3/)
+    }
   })
 
   it('refuses a directory that is in use, in one sentence', async () => {

@@ -29,7 +29,11 @@ import { survey } from './survey.ts'
 import type { Admin, Buckets, Store } from './types.ts'
 
 const MiB = 1024 * 1024
-const uploadBytesMax = 48 * MiB
+/**
+ * Chunks of uploads in flight. Beside it a client holds stragglers, frames on their way and garbage not yet collected:
+ * with 48 MiB a 5 GiB put peaked at 318 MiB resident, with 24 MiB it stays below 200 at the same rate.
+ */
+const uploadBytesMax = 24 * MiB
 const downloadBytesMax = 48 * MiB
 const releaseMs = 1_000
 

@@ -12,7 +12,7 @@
  * Ownership: decoded `bytes` are views on the input. Copy them before keeping them longer than the input.
  */
 
-import { fromUtf8, utf8 } from './bytes.ts'
+import { equalBytes, fromUtf8, utf8 } from './bytes.ts'
 
 /** Bytes that do not fit the schema. Callers turn it into CORRUPT or INVALID_ARGUMENT, whichever it means there. */
 export class SchemaError extends Error {
@@ -86,6 +86,12 @@ export class ByteReader {
     return this.#bytes.length - this.#at
   }
 
+  /** The next byte, which stays to be read. */
+  peek(): number {
+    if (this.#at >= this.#bytes.length) throw new SchemaError('bytes end inside a value')
+    return this.#bytes[this.#at] as number
+  }
+
   byte(): number {
     if (this.#at >= this.#bytes.length) throw new SchemaError('bytes end inside a value')
     return this.#bytes[this.#at++] as number
@@ -134,6 +140,26 @@ export function decode<T>(schema: Schema<T>, bytes: Uint8Array): T {
   const value = schema.read(reader)
   if (reader.remaining !== 0) throw new SchemaError(`${reader.remaining} bytes too many`)
   return value
+}
+
+/**
+ * A record that grew: `first` as it always was, then `later` when it says anything else than `fallback`. Values that do
+ * not use the later fields keep their old bytes, which older programs read. Only for whole values, not within others.
+ */
+export function extended<First extends object, Later extends object>(
+  first: Schema<First>,
+  later: Schema<Later>,
+  fallback: Later,
+): Schema<First & Later> {
+  const empty = encode(later, fallback)
+  return {
+    write: (writer, value) => {
+      first.write(writer, value)
+      const bytes = encode(later, value)
+      if (!equalBytes(bytes, empty)) writer.raw(bytes)
+    },
+    read: (reader) => ({ ...first.read(reader), ...(reader.remaining === 0 ? fallback : later.read(reader)) }),
+  }
 }
 
 /** Unsigned integer below 2^53. */

@@ -88,9 +88,26 @@ export const metaOptions: readonly ConfigOption[] = [
     value: 'm1=H:P,...',
     doc: 'every meta node of the cluster, this one too, the same list on each',
   },
-  duration('raft-tick', '50ms', 5, 10 * secondMs, 'length of one Raft tick'),
+  duration('raft-tick', '25ms', 5, 10 * secondMs, 'length of one Raft tick'),
   count('raft-heartbeat-ticks', '2', 1, 1000, 'ticks between heartbeats of the leader'),
-  count('raft-election-ticks', '10', 3, 10_000, 'ticks of silence before an election, up to twice as many at random'),
+  count('raft-election-ticks', '10', 3, 10_000, 'ticks of silence before an election'),
+  count('raft-election-spread', '6', 0, 10_000, 'ticks that are added to it at random, so that elections do not meet'),
+  {
+    name: 'raft-lease-reads',
+    type: 'text',
+    fallback: 'off',
+    value: 'on|off',
+    doc: 'the leader answers reads from its lease: faster, and wrong if the clocks of meta nodes run at very different rates',
+  },
+  {
+    name: 'reserve',
+    type: 'bytes',
+    fallback: '256MiB',
+    min: 0,
+    max: TiB,
+    value: 'SIZE',
+    doc: 'growth of the metadata is refused when less than this is free on its filesystem',
+  },
   duration(
     'repair-wait-degraded',
     '5m',
@@ -239,6 +256,12 @@ function advertised(values: ConfigValues, listen: string): readonly string[] {
   return [listen]
 }
 
+function switchOf(values: ConfigValues, name: string): boolean {
+  const value = textOf(values, name)
+  if (value !== 'on' && value !== 'off') throw usage(`--${name}`, `${JSON.stringify(value)} is neither on nor off`)
+  return value === 'on'
+}
+
 function peerOf(text: string): PeerAddress {
   const at = text.indexOf('=')
   if (at < 1) throw usage('--peers', `${JSON.stringify(text)} is not id=host:port`)
@@ -262,10 +285,14 @@ export function metaConfig(values: ConfigValues): MetaConfig {
     advertise: advertised(values, listen),
     dataDir: textOf(values, 'data'),
     peers,
+    witness: false,
+    reserveBytes: numberOf(values, 'reserve'),
     raft: {
       tickMs: numberOf(values, 'raft-tick'),
       heartbeatTicks: numberOf(values, 'raft-heartbeat-ticks'),
       electionTicks: numberOf(values, 'raft-election-ticks'),
+      electionSpreadTicks: numberOf(values, 'raft-election-spread'),
+      leaseReads: switchOf(values, 'raft-lease-reads'),
     },
     repair: {
       waitDegradedMs: numberOf(values, 'repair-wait-degraded'),

@@ -11,8 +11,11 @@ export interface RaftTimes {
   /** One tick. Election and heartbeat are counted in ticks. */
   readonly tickMs: number
   readonly heartbeatTicks: number
-  /** An election starts after electionTicks to 2 x electionTicks of silence. */
+  /** An election starts after electionTicks to electionTicks + electionSpreadTicks of silence. */
   readonly electionTicks: number
+  readonly electionSpreadTicks: number
+  /** The leader answers reads from its lease. Off unless the operator trusts the clocks' rates. */
+  readonly leaseReads: boolean
 }
 
 export interface RepairConfig {
@@ -38,6 +41,10 @@ export interface MetaConfig {
   readonly advertise: readonly string[]
   readonly dataDir: string
   readonly peers: readonly PeerAddress[]
+  /** This node votes and keeps no data (docs/RULES.md, rule 8). */
+  readonly witness: boolean
+  /** Growth of the metadata is refused when less than this is free on its filesystem. */
+  readonly reserveBytes: number
   readonly raft: RaftTimes
   readonly repair: RepairConfig
   readonly health: HealthConfig

@@ -42,6 +42,8 @@ export const errorTable = {
   NOT_LEADER: row('now-elsewhere', 'definite', 14, 5, 'this meta node does not lead'),
   OVERLOADED: row('after-delay', 'definite', 8, 5, 'a bound is reached; try again later'),
   NO_SPACE: row('now-elsewhere', 'definite', 8, 6, 'not enough space on the disks that may hold it'),
+  QUOTA_EXCEEDED: row('no', 'definite', 8, 6, 'a quota of the bucket or the cluster would be exceeded'),
+  SESSION_EXPIRED: row('no', 'unknown', 9, 4, 'the client session is gone; what it asked last may have happened'),
   NO_PLACEMENT: row('after-delay', 'definite', 9, 5, 'not enough eligible disks for the wanted copies'),
   NO_QUORUM: row('after-delay', 'unknown', 14, 5, 'no majority of meta nodes answers'),
   UNAVAILABLE: row('now-elsewhere', 'unknown', 14, 5, 'the other side does not answer'),

@@ -64,6 +64,23 @@ export const metaMethods = {
   unpinChunk: method(`${meta}UnpinChunk`, 'unary', v1.ChunkIdRequest, v1.Empty),
   reportReplica: method(`${meta}ReportReplica`, 'unary', v1.ReportReplicaRequest, v1.Empty),
   status: method(`${meta}Status`, 'unary', v1.Empty, v1.StatusReply),
+  openSession: method(`${meta}OpenSession`, 'unary', v1.OpenSessionRequest, v1.OpenSessionReply),
+  keepSession: method(`${meta}KeepSession`, 'unary', v1.SessionIdRequest, v1.Empty),
+  closeSession: method(`${meta}CloseSession`, 'unary', v1.SessionIdRequest, v1.Empty),
+  setQuota: method(`${meta}SetQuota`, 'unary', v1.SetQuotaRequest, v1.Empty),
+  listQuotas: method(`${meta}ListQuotas`, 'unary', v1.Empty, v1.ListQuotasReply),
+  addMetaMember: method(`${meta}AddMetaMember`, 'unary', v1.AddMetaMemberRequest, v1.MetaMembersReply),
+  removeMetaMember: method(`${meta}RemoveMetaMember`, 'unary', v1.RemoveMetaMemberRequest, v1.MetaMembersReply),
+  transferLeadership: method(
+    `${meta}TransferLeadership`,
+    'unary',
+    v1.TransferLeadershipRequest,
+    v1.TransferLeadershipReply,
+  ),
+  versionStatus: method(`${meta}VersionStatus`, 'unary', v1.Empty, v1.VersionStatusReply),
+  raiseVersion: method(`${meta}RaiseVersion`, 'unary', v1.RaiseVersionRequest, v1.VersionStatusReply),
+  deletesStatus: method(`${meta}DeletesStatus`, 'unary', v1.Empty, v1.DeletesStatusReply),
+  resumeDeletes: method(`${meta}ResumeDeletes`, 'unary', v1.Empty, v1.DeletesStatusReply),
 }
 
 const chunks = method(`${storage}Chunks`, 'stream', v1.ChunkRequest, v1.ChunkReply)

@@ -16,6 +16,7 @@ import { abortUpload, dropPage, stagePage } from './manifests.ts'
 import { commit, commitChunks, createBucket, deleteBucket } from './namespace.ts'
 import { diskState, nodeDown, reconciled, registerNode, setMode } from './nodes.ts'
 import { clusterRecord } from './records.ts'
+import { refuse } from './refuse.ts'
 import { changeReplicas, deleted, reclaim, trim } from './replicas.ts'
 import { type StateView, Transaction } from './view.ts'
 
@@ -113,6 +114,17 @@ function carryOutQuietly(tx: Transaction, command: Exclude<Command, { kind: Answ
       return changeReplicas(tx, command.changes)
     case 'setMode':
       return setMode(tx, command.node, command.mode)
+    case 'raiseVersion':
+    case 'setQuota':
+    case 'openSession':
+    case 'keepSession':
+    case 'closeSession':
+    case 'expireSessions':
+    case 'inSession':
+    case 'recovered':
+    case 'reserveChunkIds':
+    case 'resumeDeletes':
+      return refuse('INVALID_ARGUMENT', `${command.kind} is not built yet`)
     default:
       unreachable(command)
   }

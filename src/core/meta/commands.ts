@@ -6,7 +6,20 @@
  * cluster version (docs/RULES.md, rule 15); a tag never changes meaning.
  */
 
-import { bool, decode, encode, fixed, list, oneOf, struct, text, type TypeOf, uint, union } from '../../base/schema.ts'
+import {
+  bool,
+  bytes,
+  decode,
+  encode,
+  fixed,
+  list,
+  oneOf,
+  struct,
+  text,
+  type TypeOf,
+  uint,
+  union,
+} from '../../base/schema.ts'
 import type { ErrorCode } from '../../model/errors.ts'
 import { diskStates, modeStates, writeConcerns } from '../../model/words.ts'
 import type { ChunkId, DiskNumber, NodeId } from '../../model/ids.ts'
@@ -139,8 +152,43 @@ export const command = union({
   reconciled: { tag: 20, body: struct({ ...now, disk: uint, generation: uint }) },
   replicas: { tag: 21, body: struct({ ...now, changes: list(replicaChange) }) },
   setMode: { tag: 22, body: struct({ ...now, node: text, mode: oneOf(modeStates) }) },
+
+  // Cluster version 2.
+  /** Raises the cluster version; never lowers it. The only command that is proposed below the version it needs. */
+  raiseVersion: { tag: 23, body: struct({ ...now, version: uint }) },
+  /** `bucket` empty: the cluster. 0: no bound. */
+  setQuota: { tag: 24, body: struct({ ...now, bucket: text, bytesMax: uint, objectsMax: uint }) },
+  openSession: { tag: 25, body: struct({ ...now, session: hexId, ttlMs: uint }) },
+  keepSession: { tag: 26, body: struct({ ...now, session: hexId }) },
+  closeSession: { tag: 27, body: struct({ ...now, session: hexId }) },
+  /** Forgets sessions whose time is over by the committed time; names a bounded number of them. */
+  expireSessions: { tag: 28, body: struct({ ...now, sessions: list(hexId) }) },
+  /** Another command (encoded, never one of this kind), carried out once for its session and sequence (rule 14). */
+  inSession: { tag: 29, body: struct({ ...now, session: hexId, sequence: uint, lowest: uint, body: bytes }) },
+  /** First command after `meta recover`: the new incarnation, with physical deletes held (rule 2). */
+  recovered: { tag: 30, body: struct({ ...now, incarnation: uint }) },
+  /** Ids below `above` are never handed out again: a disk of an earlier life holds some of them. */
+  reserveChunkIds: { tag: 31, body: struct({ ...now, above: uint }) },
+  resumeDeletes: { tag: 32, body: struct({ ...now }) },
 })
 export type Command = TypeOf<typeof command>
+
+/** Cluster version that a command needs (rule 15). */
+export function versionOf(kind: Command['kind']): number {
+  return versionTwo.has(kind) ? 2 : 1
+}
+
+const versionTwo: ReadonlySet<Command['kind']> = new Set([
+  'setQuota',
+  'openSession',
+  'keepSession',
+  'closeSession',
+  'expireSessions',
+  'inSession',
+  'recovered',
+  'reserveChunkIds',
+  'resumeDeletes',
+])
 
 export function encodeCommand(value: Command): Uint8Array {
   return encode(command, value)
@@ -195,6 +243,7 @@ export type Accepted =
       readonly kind: 'registered'
       readonly disks: readonly { readonly id: string; readonly number: DiskNumber; readonly generation: number }[]
     }
+  | { readonly ok: true; readonly kind: 'session'; readonly ttlMs: number; readonly callsMax: number }
 
 export type Reply = Accepted | Refusal
 
@@ -210,4 +259,6 @@ export type Effect =
   | { readonly kind: 'deleting'; readonly chunk: ChunkId; readonly disk: DiskNumber; readonly generation: number }
   | { readonly kind: 'node'; readonly node: NodeId }
   | { readonly kind: 'disk'; readonly disk: DiskNumber }
+  | { readonly kind: 'cluster' }
+  | { readonly kind: 'session'; readonly session: string; readonly open: boolean; readonly expiresMs: number }
   | { readonly kind: 'corrupt'; readonly chunk: ChunkId; readonly disk: DiskNumber; readonly finding: string }

@@ -24,7 +24,7 @@ import {
 } from '../../base/schema.ts'
 import { fromHex, toHex } from '../../base/bytes.ts'
 import type { NodeId } from '../../model/ids.ts'
-import { type ClusterConfig, type Entry, entryTypes } from './types.ts'
+import { type ClusterConfig, type Entry, entryTypes, memberRoles } from './types.ts'
 
 interface Envelope {
   readonly from: NodeId
@@ -98,6 +98,22 @@ export interface TimeoutNow extends Envelope {
   readonly lastTerm: number
 }
 
+/**
+ * A follower asks the leader for a read index. Cluster version 2. `context` is the follower's own, unique and rising;
+ * a lost request is sent again with the same one.
+ */
+export interface ReadIndexRequest extends Envelope {
+  readonly kind: 'readIndex'
+  readonly context: number
+}
+
+/** Everything committed before the request arrived is at or below `index`. */
+export interface ReadIndexReply extends Envelope {
+  readonly kind: 'readIndexReply'
+  readonly context: number
+  readonly index: number
+}
+
 export type Message =
   | VoteRequest
   | VoteReply
@@ -107,16 +123,44 @@ export type Message =
   | HeartbeatReply
   | SnapshotOffer
   | TimeoutNow
+  | ReadIndexRequest
+  | ReadIndexReply
 
 const incarnation: Schema<string> = {
   write: (writer, value) => fixed(16).write(writer, fromHex(value) ?? new Uint8Array(0)),
   read: (reader) => toHex(reader.raw(16)),
 }
 
-/** Members as they are stored in configuration entries, snapshots and identities. */
-export const clusterConfig: Schema<ClusterConfig> = struct({
-  members: list(struct({ id: text, incarnation, addresses: list(text) })),
+/** A configuration of voters alone, as cluster version 1 knows it. */
+const plainConfig = struct({ members: list(struct({ id: text, incarnation, addresses: list(text) })) })
+const fullConfig = struct({
+  members: list(struct({ id: text, incarnation, addresses: list(text), role: oneOf(memberRoles) })),
+  outgoing: list(text),
 })
+
+/**
+ * Members as they are stored in configuration entries, snapshots and identities. A configuration of voters alone is stored
+ * as version 1 knows it, so that a cluster that was not raised can go back to version 1. Any other starts with a zero
+ * byte, which is no member count of version 1.
+ */
+export const clusterConfig: Schema<ClusterConfig> = {
+  write: (writer, value) => {
+    if (value.outgoing.length === 0 && value.members.every((member) => member.role === 'voter')) {
+      plainConfig.write(writer, value)
+      return
+    }
+    writer.byte(0)
+    fullConfig.write(writer, value)
+  },
+  read: (reader) => {
+    if (reader.peek() === 0) {
+      reader.byte()
+      return fullConfig.read(reader)
+    }
+    const { members } = plainConfig.read(reader)
+    return { members: members.map((member) => ({ ...member, role: 'voter' })), outgoing: [] }
+  },
+}
 
 const entry: Schema<Entry> = struct({ index: uint, term: uint, type: oneOf(entryTypes), payload: bytes })
 
@@ -145,6 +189,8 @@ const body = union({
     }),
   },
   timeoutNow: { tag: 8, body: struct({ term: uint, lastIndex: uint, lastTerm: uint }) },
+  readIndex: { tag: 9, body: struct({ term: uint, context: uint }) },
+  readIndexReply: { tag: 10, body: struct({ term: uint, context: uint, index: uint }) },
 })
 
 export function encodeMessage(message: Message): Uint8Array {

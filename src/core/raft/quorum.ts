@@ -6,8 +6,16 @@
  */
 
 import type { NodeId } from '../../model/ids.ts'
+import type { ClusterConfig } from './types.ts'
 
 export type VoterGroups = readonly (readonly NodeId[])[]
+
+/** The majorities that decide under `config`. */
+export function voterGroups(config: ClusterConfig): VoterGroups {
+  const incoming = config.members.filter((member) => member.role === 'voter' || member.role === 'witness')
+  const ids = incoming.map((member) => member.id)
+  return config.outgoing.length === 0 ? [ids] : [ids, config.outgoing]
+}
 
 export function majorityOf(count: number): number {
   return Math.floor(count / 2) + 1

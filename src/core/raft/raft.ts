@@ -23,8 +23,10 @@ import { RaftState } from './state.ts'
 import type {
   AppendTask,
   ApplyTask,
+  ChangeResult,
   ConfigAt,
   Entry,
+  MemberChange,
   NodeIdOrNone,
   ProposeResult,
   RaftOptions,
@@ -44,6 +46,8 @@ export interface RaftView {
   /** Leader: index of its first entry of this term. */
   readonly firstOwnIndex: number
   readonly transferring: boolean
+  /** Leader: commits with the witness alone, because the other full member is silent. */
+  readonly solo: boolean
 }
 
 /** Read-only cursors of the log, for the host and for oracles. */
@@ -66,7 +70,17 @@ export class Raft {
   get view(): RaftView {
     const { role, term, leader, log, firstOwnIndex, transferee } = this.#state
     const { commit, applied, lastIndex } = log
-    return { role, term, leader, commit, applied, lastIndex, firstOwnIndex, transferring: transferee !== '' }
+    return {
+      role,
+      term,
+      leader,
+      commit,
+      applied,
+      lastIndex,
+      firstOwnIndex,
+      transferring: transferee !== '',
+      solo: false,
+    }
   }
 
   get log(): LogView {
@@ -162,7 +176,7 @@ export class Raft {
     else if (message.kind === 'timeoutNow') handleTimeoutNow(state, message)
     else if (state.role !== 'leader') return
     else if (message.kind === 'appendReply') leading.handleAppendReply(state, message)
-    else leading.handleHeartbeatReply(state, message)
+    else if (message.kind === 'heartbeatReply') leading.handleHeartbeatReply(state, message)
   }
 
   propose(payload: Uint8Array): ProposeResult {
@@ -176,6 +190,21 @@ export class Raft {
     if (state.reads.waiting >= state.limits.readsWaiting) return 'overloaded'
     state.reads.add(token)
     return 'waiting'
+  }
+
+  /** Starts a change of the membership (types.ts says which). Committed when the joint configuration was left again. */
+  change(change: MemberChange): ChangeResult {
+    return { ok: false, reason: 'invalid', why: `${change.kind} is not built yet` }
+  }
+
+  /** The connection to `id` was reset or refused: if it leads, an election need not wait for the timeout. */
+  leaderLost(id: NodeId): void {
+    this.unreachable(id)
+  }
+
+  /** The cluster version in force was raised. */
+  setVersion(version: number): void {
+    assert(version >= 1, 'a version is positive')
   }
 
   /** Hands leadership over; false when this node does not lead or `to` is no member. */

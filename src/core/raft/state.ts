@@ -13,7 +13,7 @@ import type { NodeId } from '../../model/ids.ts'
 import { RaftLog } from './log.ts'
 import type { Message } from './messages.ts'
 import { Progress } from './progress.ts'
-import type { VoterGroups } from './quorum.ts'
+import { type VoterGroups, voterGroups } from './quorum.ts'
 import { Reads } from './reads.ts'
 import type { FetchTask, HardState, NodeIdOrNone, RaftLimits, RaftOptions, Role } from './types.ts'
 
@@ -25,6 +25,7 @@ export class RaftState {
   readonly id: NodeId
   readonly limits: RaftLimits
   readonly electionTicks: number
+  readonly electionSpreadTicks: number
   readonly heartbeatTicks: number
   readonly log: RaftLog
   readonly reads = new Reads()
@@ -61,6 +62,7 @@ export class RaftState {
     this.id = options.id
     this.limits = options.limits
     this.electionTicks = options.electionTicks
+    this.electionSpreadTicks = options.electionSpreadTicks
     this.heartbeatTicks = options.heartbeatTicks
     this.#prng = new Prng(options.seed)
     this.log = new RaftLog({ ...options, cacheBytes: options.limits.cacheBytes })
@@ -80,7 +82,7 @@ export class RaftState {
 
   /** Voters in force, one list for each majority that must agree. */
   get voters(): VoterGroups {
-    return [this.log.config.config.members.map((member) => member.id)]
+    return voterGroups(this.log.config.config)
   }
 
   /** All members but this node, in the order of the configuration (sorted by id). */
@@ -101,7 +103,7 @@ export class RaftState {
   }
 
   #drawTimeout(): number {
-    return this.electionTicks + this.#prng.below(this.electionTicks)
+    return this.electionTicks + this.#prng.below(this.electionSpreadTicks + 1)
   }
 
   /**

@@ -13,7 +13,12 @@ import type { Message } from './messages.ts'
 /** A member, or '' for nobody: what hard state and messages carry, where a field is always there. */
 export type NodeIdOrNone = NodeId
 
-export const entryTypes = ['noop', 'command', 'config'] as const
+/**
+ * `solo`: the leader goes on with the witness alone, because the other full member is silent (docs/RULES.md, rule 8).
+ * `stub`: what a witness holds in place of a command: its type, length and checksum, never its payload.
+ * The position in this list is what is stored; names are only appended. The last two need cluster version 2.
+ */
+export const entryTypes = ['noop', 'command', 'config', 'solo', 'stub'] as const
 export type EntryType = (typeof entryTypes)[number]
 
 export interface Entry {
@@ -37,17 +42,40 @@ export interface HardState {
   readonly vote: NodeIdOrNone
 }
 
+/**
+ * `voter` counts for majorities and may lead; `learner` gets the log and does not count; `witness` votes and counts, but
+ * holds no payloads and never leads; `leaving` is on its way out: it votes only through `outgoing`.
+ */
+export const memberRoles = ['voter', 'learner', 'witness', 'leaving'] as const
+export type MemberRole = (typeof memberRoles)[number]
+
 export interface Member {
   readonly id: NodeId
   /** 32 hex digits, drawn when the member's directory was made. */
   readonly incarnation: string
   readonly addresses: readonly string[]
+  readonly role: MemberRole
 }
 
-/** Who takes part. All members vote; joint configurations will add a second list. Sorted by id. */
+/**
+ * Who takes part, and who decides. The incoming majority is of the members with role `voter` or `witness`. While a
+ * change is under way (joint), `outgoing` lists the voters of the old configuration and both majorities must agree;
+ * otherwise it is empty. Members sorted by id, `outgoing` too.
+ */
 export interface ClusterConfig {
   readonly members: readonly Member[]
+  readonly outgoing: readonly NodeId[]
 }
+
+/** One change of the membership, as it is asked for. Voters change through a joint configuration, learners at once. */
+export type MemberChange =
+  /** Adds a learner (`role: 'learner'`), or a witness beside exactly two voters. */
+  | { readonly kind: 'add'; readonly member: Member }
+  /** Makes a learner a voter. */
+  | { readonly kind: 'promote'; readonly id: NodeId }
+  | { readonly kind: 'remove'; readonly id: NodeId }
+  /** The member is reached elsewhere from now on. */
+  | { readonly kind: 'move'; readonly id: NodeId; readonly addresses: readonly string[] }
 
 /** A configuration and the index of the entry that brought it. */
 export interface ConfigAt {
@@ -67,6 +95,8 @@ export type Role = 'follower' | 'pre-candidate' | 'candidate' | 'leader'
 export interface RaftLimits {
   /** Bytes of entries kept in memory for replication and apply. */
   readonly cacheBytes: number
+  /** Largest payload of one entry. */
+  readonly entryBytes: number
   /** Leader: bytes and count of entries that may be proposed and not yet committed. */
   readonly uncommittedBytes: number
   readonly uncommittedEntries: number
@@ -90,6 +120,7 @@ const MiB = 1024 * 1024
 
 export const defaultRaftLimits: RaftLimits = {
   cacheBytes: 32 * MiB,
+  entryBytes: 4 * MiB,
   uncommittedBytes: 16 * MiB,
   uncommittedEntries: 16384,
   messageBytes: 256 * 1024,
@@ -107,8 +138,14 @@ export const defaultRaftLimits: RaftLimits = {
 /** What a node starts the core with: its durable state as the log store verified it. */
 export interface RaftOptions {
   readonly id: NodeId
+  /** An election starts after `electionTicks` to `electionTicks + electionSpreadTicks` of silence. */
   readonly electionTicks: number
+  readonly electionSpreadTicks: number
   readonly heartbeatTicks: number
+  /** The leader answers reads from its lease instead of asking a quorum; needs clocks whose rates differ by little. */
+  readonly leaseReads: boolean
+  /** Cluster version in force (docs/RULES.md, rule 15): nothing newer is sent or proposed. See `Raft.setVersion`. */
+  readonly clusterVersion: number
   readonly limits: RaftLimits
   /** Seed of the election jitter, 32-bit unsigned. */
   readonly seed: number
@@ -171,4 +208,13 @@ export interface Ready {
 
 export type ProposeResult =
   | { readonly ok: true; readonly term: number; readonly index: number }
-  | { readonly ok: false; readonly reason: 'not-leader' | 'overloaded' | 'transferring' }
+  | { readonly ok: false; readonly reason: 'not-leader' | 'overloaded' | 'transferring' | 'too-large' }
+
+/**
+ * Answer to a membership change. `pending`: another one is under way. `not-ready`: nothing of this term is committed yet.
+ * `invalid`: `why` says what is wrong with it, in words for an operator.
+ */
+export type ChangeResult =
+  | { readonly ok: true; readonly term: number; readonly index: number }
+  | { readonly ok: false; readonly reason: 'not-leader' | 'transferring' | 'pending' | 'not-ready' | 'version' }
+  | { readonly ok: false; readonly reason: 'invalid'; readonly why: string }

@@ -15,7 +15,7 @@ import { isHexId, type NodeId } from '../../model/ids.ts'
 import type { Env } from '../../ports/env.ts'
 import type { Files } from '../../ports/files.ts'
 import type { MetaConfig, PeerAddress } from '../../config/types.ts'
-import type { Member } from '../../core/raft/types.ts'
+import { type ClusterConfig, type Member, memberRoles } from '../../core/raft/types.ts'
 import { clusterConfig } from '../../core/raft/messages.ts'
 import { raftMethods } from '../../wire/methods.ts'
 import type { holdfast } from '../../wire/messages.ts'
@@ -39,7 +39,7 @@ export interface Identity {
   readonly node: NodeId
   readonly incarnation: string
   readonly clusterId: string
-  readonly config: { readonly members: readonly Member[] }
+  readonly config: ClusterConfig
   readonly ready: boolean
 }
 
@@ -81,7 +81,13 @@ export class Formation {
     const stored = await this.#files.read(identityName)
     if (stored === undefined) {
       const incarnation = toHex(this.#env.entropy.bytes(16))
-      await this.#save({ node: this.#config.id, incarnation, clusterId: '', config: { members: [] }, ready: false })
+      await this.#save({
+        node: this.#config.id,
+        incarnation,
+        clusterId: '',
+        config: { members: [], outgoing: [] },
+        ready: false,
+      })
     } else {
       const identity = unseal(identityRecord, stored)
       if (identity === undefined) {
@@ -172,13 +178,19 @@ export class Formation {
   }
 
   async #found(others: readonly PeerAddress[], replies: readonly (Hello | undefined)[]): Promise<void> {
-    const self = { id: this.#config.id, incarnation: this.#current().incarnation, addresses: this.#config.advertise }
+    const { id, advertise: addresses } = this.#config
+    const self: Member = { id, incarnation: this.#current().incarnation, addresses, role: 'voter' }
     const members: Member[] = [self]
     for (const [i, peer] of others.entries()) {
       const reply = replies[i]
       if (reply === undefined) return
       const own = reply.members.find((member) => member.id === peer.id)?.addresses ?? []
-      members.push({ id: peer.id, incarnation: reply.incarnation, addresses: own.length > 0 ? own : [peer.address] })
+      members.push({
+        id: peer.id,
+        incarnation: reply.incarnation,
+        addresses: own.length > 0 ? own : [peer.address],
+        role: 'voter',
+      })
     }
     members.sort((a, b) => (a.id < b.id ? -1 : 1))
     const clusterId = toHex(this.#env.entropy.bytes(16))
@@ -223,7 +235,7 @@ export class Formation {
           `meta node ${identity.node} belongs to cluster ${identity.clusterId} already`,
         )
       }
-      await this.#save({ ...identity, clusterId, config: { members } })
+      await this.#save({ ...identity, clusterId, config: { members, outgoing: [] } })
       this.#wake()
     })
     this.#saving = run.catch(() => undefined)
@@ -233,7 +245,7 @@ export class Formation {
   /** Answers Hello. `members`: those in force when formed, else this node alone with its addresses. */
   onHello(members: readonly Member[] | undefined): holdfast.v1.HelloReply.$Properties {
     const { node, incarnation, clusterId, config } = this.#current()
-    const self = { id: node, incarnation, addresses: this.#config.advertise }
+    const self: Member = { id: node, incarnation, addresses: this.#config.advertise, role: 'voter' }
     const listed = clusterId === '' ? [self] : (members ?? config.members)
     return { node, incarnation, clusterId, peers: this.#peerList(), members: listed.map(toWire) }
   }
@@ -275,11 +287,12 @@ export class Formation {
 }
 
 function toWire(member: Member): holdfast.v1.Member.$Properties {
-  return { id: member.id, incarnation: member.incarnation, addresses: [...member.addresses] }
+  return { id: member.id, incarnation: member.incarnation, addresses: [...member.addresses], role: member.role }
 }
 
 function fromWire(member: holdfast.v1.Member): Member {
-  return { id: member.id, incarnation: member.incarnation, addresses: [...member.addresses] }
+  const role = memberRoles.find((one) => one === member.role) ?? 'voter'
+  return { id: member.id, incarnation: member.incarnation, addresses: [...member.addresses], role }
 }
 
 function reasonOf(error: unknown): string {

@@ -60,6 +60,18 @@ export interface MetaCalls {
   unpinChunk: Call<'ChunkIdRequest', 'Empty'>
   reportReplica: Call<'ReportReplicaRequest', 'Empty'>
   status: Call<'Empty', 'StatusReply'>
+  openSession: Call<'OpenSessionRequest', 'OpenSessionReply'>
+  keepSession: Call<'SessionIdRequest', 'Empty'>
+  closeSession: Call<'SessionIdRequest', 'Empty'>
+  setQuota: Call<'SetQuotaRequest', 'Empty'>
+  listQuotas: Call<'Empty', 'ListQuotasReply'>
+  addMetaMember: Call<'AddMetaMemberRequest', 'MetaMembersReply'>
+  removeMetaMember: Call<'RemoveMetaMemberRequest', 'MetaMembersReply'>
+  transferLeadership: Call<'TransferLeadershipRequest', 'TransferLeadershipReply'>
+  versionStatus: Call<'Empty', 'VersionStatusReply'>
+  raiseVersion: Call<'RaiseVersionRequest', 'VersionStatusReply'>
+  deletesStatus: Call<'Empty', 'DeletesStatusReply'>
+  resumeDeletes: Call<'Empty', 'DeletesStatusReply'>
 }
 
 /** What the calls need of the controllers. */
@@ -130,7 +142,23 @@ export function createCalls(deps: HandlerDeps): MetaCalls {
       mustLead(deps.replicator)
       return composeStatus(deps.machine.queries, deps.replicator.status(), await control.status())
     },
+    openSession: notBuilt,
+    keepSession: notBuilt,
+    closeSession: notBuilt,
+    setQuota: notBuilt,
+    listQuotas: notBuilt,
+    addMetaMember: notBuilt,
+    removeMetaMember: notBuilt,
+    transferLeadership: notBuilt,
+    versionStatus: notBuilt,
+    raiseVersion: notBuilt,
+    deletesStatus: notBuilt,
+    resumeDeletes: notBuilt,
   }
+}
+
+async function notBuilt(): Promise<never> {
+  throw new StoreError('UNAVAILABLE', 'this call is not built yet', { outcome: 'definite' })
 }
 
 type Accepted = Extract<Reply, { ok: true }>

@@ -155,9 +155,10 @@ class RaftHost implements RaftReplicator {
       throw new StoreError('SHUTTING_DOWN', 'start raft: the node is stopping')
     }
     if (cut > 0) this.#env.log.warn('cut a torn tail off the raft log', { entries: cut, last: start.lastIndex })
-    const { electionTicks, heartbeatTicks } = this.#config.raft
+    const { electionTicks, electionSpreadTicks, heartbeatTicks, leaseReads } = this.#config.raft
     const seed = Math.floor(this.#env.entropy.unit() * 0x1_0000_0000)
-    const core = new Raft({ ...start, id: this.#config.id, electionTicks, heartbeatTicks, limits: this.#limits, seed })
+    const times = { electionTicks, electionSpreadTicks, heartbeatTicks, leaseReads }
+    const core = new Raft({ ...start, ...times, id: this.#config.id, limits: this.#limits, seed, clusterVersion: 1 })
     const self = { node: identity.node, incarnation: identity.incarnation, clusterId: identity.clusterId }
     const transport = new Transport(this.#env, self, {
       incarnationOf: (id) => this.#member(id)?.incarnation,
@@ -309,6 +310,30 @@ class RaftHost implements RaftReplicator {
     })
   }
 
+  async addMember(id: NodeId): Promise<boolean> {
+    throw new StoreError('UNAVAILABLE', `add meta node ${id}: not built yet`, { outcome: 'definite' })
+  }
+
+  async removeMember(id: NodeId): Promise<void> {
+    throw new StoreError('UNAVAILABLE', `remove meta node ${id}: not built yet`, { outcome: 'definite' })
+  }
+
+  async transfer(): Promise<NodeId> {
+    throw new StoreError('UNAVAILABLE', 'hand leadership over: not built yet', { outcome: 'definite' })
+  }
+
+  clusterIncarnation(): number {
+    return 1
+  }
+
+  setVersion(version: number): void {
+    this.#running?.core.setVersion(version)
+  }
+
+  lowSpace(): boolean {
+    return false
+  }
+
   #notServing(): StoreError {
     if (this.#phase === 'stopping' || this.#phase === 'stopped' || this.#fatalReason !== undefined) {
       return new StoreError('SHUTTING_DOWN', `meta node ${this.#config.id} is stopping: ask another one`)
@@ -335,7 +360,8 @@ class RaftHost implements RaftReplicator {
     const { id } = this.#config
     const running = this.#running
     if (running === undefined) {
-      return { id, role: 'follower', term: 0, commit: 0, applied: 0, leader: undefined, leaderAddresses: [], peers: [] }
+      const nothing = { term: 0, commit: 0, applied: 0, leader: undefined, leaderAddresses: [], peers: [] }
+      return { ...nothing, id, role: 'follower', solo: false, diverged: [] }
     }
     return statusOf(running.core, this.#config, (peer) => running.transport.reachable(peer))
   }

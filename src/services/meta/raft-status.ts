@@ -20,6 +20,8 @@ export function statusOf(core: Raft, config: MetaConfig, reachable: (id: NodeId)
       role: member.id === leader ? 'leader' : 'follower',
       reachable: member.id === id || reachable(member.id),
       match: core.matchOf(member.id),
+      versionMax: 0,
+      lowSpace: false,
     }),
   )
   const leading = members.find((member) => member.id === leader)
@@ -32,5 +34,7 @@ export function statusOf(core: Raft, config: MetaConfig, reachable: (id: NodeId)
     leader: leader === '' ? undefined : leader,
     leaderAddresses: leading === undefined ? [] : addressesOf(leading),
     peers,
+    solo: core.view.solo,
+    diverged: [],
   }
 }

@@ -108,6 +108,18 @@ function bindUnary(server: NetServer, calls: MetaCalls, gate: Gate): void {
   bind('unpinChunk', metaMethods.unpinChunk, calls.unpinChunk)
   bind('reportReplica', metaMethods.reportReplica, calls.reportReplica)
   bind('status', metaMethods.status, calls.status)
+  bind('openSession', metaMethods.openSession, calls.openSession)
+  bind('keepSession', metaMethods.keepSession, calls.keepSession)
+  bind('closeSession', metaMethods.closeSession, calls.closeSession)
+  bind('setQuota', metaMethods.setQuota, calls.setQuota)
+  bind('listQuotas', metaMethods.listQuotas, calls.listQuotas)
+  bind('addMetaMember', metaMethods.addMetaMember, calls.addMetaMember)
+  bind('removeMetaMember', metaMethods.removeMetaMember, calls.removeMetaMember)
+  bind('transferLeadership', metaMethods.transferLeadership, calls.transferLeadership)
+  bind('versionStatus', metaMethods.versionStatus, calls.versionStatus)
+  bind('raiseVersion', metaMethods.raiseVersion, calls.raiseVersion)
+  bind('deletesStatus', metaMethods.deletesStatus, calls.deletesStatus)
+  bind('resumeDeletes', metaMethods.resumeDeletes, calls.resumeDeletes)
 }
 
 function serveSession(stream: SessionStream, calls: MetaCalls, gate: Gate, clusterId: () => string | undefined): void {

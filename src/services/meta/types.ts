@@ -45,6 +45,10 @@ export interface PeerStatus {
   readonly reachable: boolean
   /** Highest index known to be replicated there. */
   readonly match: number
+  /** Highest version of commands and formats that it supports; 0 when it was not heard of. */
+  readonly versionMax: number
+  /** Its filesystem has less free than its reserve. */
+  readonly lowSpace: boolean
 }
 
 export interface ReplicatorStatus {
@@ -56,6 +60,10 @@ export interface ReplicatorStatus {
   readonly leader: NodeId | undefined
   readonly leaderAddresses: readonly string[]
   readonly peers: readonly PeerStatus[]
+  /** Leader: it commits with the witness alone (META_ONE_COPY). */
+  readonly solo: boolean
+  /** Peers whose state differs from this node's at the same index (META_DIVERGED). */
+  readonly diverged: readonly NodeId[]
 }
 
 export interface Replicator {
@@ -67,8 +75,26 @@ export interface Replicator {
    * appended), OVERLOADED (definite) or UNAVAILABLE with outcome unknown (it may still commit).
    */
   propose(payload: Uint8Array): Promise<Reply>
-  /** Resolves when everything committed before the call is applied here (ReadIndex). Rejects like `propose`. */
+  /**
+   * Resolves when everything committed before the call is applied here (ReadIndex). A follower asks its leader for the
+   * index, once the cluster version is 2. Rejects like `propose`.
+   */
   barrier(): Promise<void>
+  /**
+   * Adds the node that answers at `address` as a learner and promotes it when it has caught up (a witness at once).
+   * Resolves with true when it counts, with false when it is still catching up after the time that was allowed.
+   * Rejects with CONDITION_FAILED or INVALID_ARGUMENT when the change is not possible, or like `propose`.
+   */
+  addMember(id: NodeId, address: string): Promise<boolean>
+  removeMember(id: NodeId): Promise<void>
+  /** Hands leadership to `to`, or to the voter that has most; resolves with the new leader. TIMEOUT when nobody took it. */
+  transfer(to: NodeId | undefined): Promise<NodeId>
+  /** Incarnation of the cluster this node belongs to; 1 unless the metadata was recovered. */
+  clusterIncarnation(): number
+  /** The cluster version in force, as the state machine knows it after each change. */
+  setVersion(version: number): void
+  /** True while this node's filesystem has less free than the reserve. */
+  lowSpace(): boolean
   status(): ReplicatorStatus
   /**
    * Called with the term when this node has become leader and has applied its own first entry, and with undefined when

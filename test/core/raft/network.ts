@@ -18,7 +18,13 @@ import {
 } from '../../../src/core/raft/types.ts'
 
 export const configOf = (ids: readonly string[]): ClusterConfig => ({
-  members: ids.map((id, i) => ({ id, incarnation: String(i).padStart(32, '0'), addresses: [`${id}:1`] })),
+  members: ids.map((id, i) => ({
+    id,
+    incarnation: String(i).padStart(32, '0'),
+    addresses: [`${id}:1`],
+    role: 'voter',
+  })),
+  outgoing: [],
 })
 
 /** Options of a node whose durable log is `entries` (terms only), after a base of index 0. */
@@ -48,7 +54,10 @@ function restartOptions(
   return {
     id,
     electionTicks: 10,
+    electionSpreadTicks: 10,
     heartbeatTicks: 2,
+    leaseReads: false,
+    clusterVersion: 2,
     limits: defaultRaftLimits,
     seed: id.split('').reduce((sum, letter) => sum * 31 + letter.charCodeAt(0), 7),
     hardState,

@@ -175,6 +175,7 @@ export class MetaKit implements NetServer {
   }
 
   status(): ReplicatorStatus {
+    const known = { versionMax: 2, lowSpace: false }
     return {
       id: 'm1',
       role: this.role,
@@ -184,10 +185,12 @@ export class MetaKit implements NetServer {
       leader: 'm1',
       leaderAddresses: this.leaderAddresses,
       peers: [
-        { id: 'm1', addresses: ['m1:7400'], role: 'leader', reachable: true, match: this.log.index },
-        { id: 'm2', addresses: ['m2:7400'], role: 'follower', reachable: true, match: 2 },
-        { id: 'm3', addresses: ['m3:7400'], role: 'follower', reachable: true, match: 2 },
+        { id: 'm1', addresses: ['m1:7400'], role: 'leader', reachable: true, match: this.log.index, ...known },
+        { id: 'm2', addresses: ['m2:7400'], role: 'follower', reachable: true, match: 2, ...known },
+        { id: 'm3', addresses: ['m3:7400'], role: 'follower', reachable: true, match: 2, ...known },
       ],
+      solo: false,
+      diverged: [],
     }
   }
 

@@ -58,7 +58,8 @@ class MemoryKv implements Kv {
 }
 
 const config: ClusterConfig = {
-  members: [{ id: 'a', incarnation: '0'.repeat(32), addresses: ['a:1'] }],
+  members: [{ id: 'a', incarnation: '0'.repeat(32), addresses: ['a:1'], role: 'voter' }],
+  outgoing: [],
 }
 const first: Entry = { index: 1, term: 1, type: 'config', payload: encodeConfig(config) }
 

@@ -208,7 +208,7 @@ export class Leadership {
     else if (effect.kind === 'deleting') this.#deletes.add(effect.disk, effect.chunk)
     else if (effect.kind === 'node') this.topology.nodeChanged(effect.node)
     else if (effect.kind === 'disk') this.topology.diskChanged(effect.disk)
-    else {
+    else if (effect.kind === 'corrupt') {
       const node = this.topology.nodeOf(effect.disk)?.id
       const { disk, finding } = effect
       this.#term.log.warn('corrupt replica found', { chunk: formatChunkId(effect.chunk), disk, node, finding })

@@ -236,6 +236,12 @@ export class ControlWorld {
         check()
         await this.#applying
       },
+      addMember: async () => true,
+      removeMember: async () => undefined,
+      transfer: async () => 'm1',
+      clusterIncarnation: () => 1,
+      setVersion: () => undefined,
+      lowSpace: () => false,
       status: () => ({ leaderAddresses: ['elsewhere:1'], peers: [] }) as unknown as ReplicatorStatus,
       onLeadership: () => undefined,
       onApplied: () => undefined,
@@ -288,7 +294,9 @@ const baseConfig: MetaConfig = {
   advertise: ['m1:1'],
   dataDir: '',
   peers: [{ id: 'm1', address: 'm1:1' }],
-  raft: { tickMs: 50, heartbeatTicks: 2, electionTicks: 10 },
+  raft: { tickMs: 50, heartbeatTicks: 2, electionTicks: 10, electionSpreadTicks: 10, leaseReads: false },
+  witness: false,
+  reserveBytes: 0,
   repair: { waitDegradedMs: 0, waitAtRiskMs: 0, copiesMax: 8, copiesPerNode: 4 },
   health: { heartbeatMs: 500, suspectMs: 3000, downMs: 10_000 },
   gcGraceMs: 60_000,

@@ -15,10 +15,10 @@ export type NodeIdOrNone = NodeId
 
 /**
  * `solo`: the leader goes on with the witness alone, because the other full member is silent (docs/RULES.md, rule 8).
- * `stub`: what a witness holds in place of a command: its type, length and checksum, never its payload.
+ * `receipt`: what a witness holds in place of a command: its type, length and checksum, never its payload.
  * The position in this list is what is stored; names are only appended. The last two need cluster version 2.
  */
-export const entryTypes = ['noop', 'command', 'config', 'solo', 'stub'] as const
+export const entryTypes = ['noop', 'command', 'config', 'solo', 'receipt'] as const
 export type EntryType = (typeof entryTypes)[number]
 
 export interface Entry {

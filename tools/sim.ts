@@ -1,143 +1,48 @@
 /**
- * `npm run sim`: runs seeds of the simulator.
+ * `npm run sim`: runs seeds of the simulators.
  *
  * `--seed N [--trace]` runs one seed and prints every event with --trace. `--swarm N [--from S]` runs N seeds, prints the
- * failing ones with the command that repeats them, and exits 1 if there is one. `--budget SECONDS` ends a swarm early
- * without calling that a failure; `--first` ends it at the first failing seed; `--jobs N` runs N seeds at a time. Every
- * tenth seed of a swarm runs twice and must give the same hash. `--faults A,B` has these faults instead of drawn ones.
- *
- * Seeds run in worker threads: one that is not done within `--limit SECONDS`, be it that it spins and never comes back
- * to its event loop, is stopped and is a failed seed like any other.
+ * failing ones with the command that repeats them, and exits 1 if there is one. A seed of a swarm is a run of Raft alone,
+ * and every eighth is a run of the whole cluster too; one in a hundred runs twice and must give the same hash.
  */
 
+import { readFileSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
-import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
-import { isMainThread, parentPort, Worker } from 'node:worker_threads'
-import { type SimResult, simulate } from '../src/sim/cluster.ts'
 import { type FaultKind, faultKinds } from '../src/sim/nemesis.ts'
+import type { StorageKind } from '../src/sim/swarm.ts'
+import { Runner } from './sim-runner.ts'
+import { shrink } from './sim-shrink.ts'
+import type { Drawn, Level, Task } from './sim-tasks.ts'
 
-/** What a worker is asked for. */
-interface Task {
-  readonly seed: number
-  readonly chaosMs: number
-  readonly trace: boolean
-  readonly faults: readonly FaultKind[] | undefined
-  /** Run it a second time and compare. */
-  readonly twice: boolean
-}
-
-/** What a worker says: lines of the trace, then how the run ended. */
-type Report =
-  | { readonly kind: 'trace'; readonly line: string }
-  | { readonly kind: 'passed'; readonly line: string }
-  | { readonly kind: 'failed'; readonly reason: string }
-
-/** One turn of the event loop: every settled promise has been followed up when it resolves. */
-function drain(): Promise<void> {
-  return new Promise((resolve) => {
-    setImmediate(resolve)
-  })
-}
-
-function describe(result: SimResult, startMs: number): string {
-  const seconds = ((performance.now() - startMs) / 1000).toFixed(1)
-  const hash = result.hash.toString(16).padStart(8, '0')
-  return `seed ${result.seed}: ${result.events} events, ${result.virtualMs} ms virtual in ${seconds} s, ${result.operations} operations, applied ${result.applied}, hash ${hash}; ${result.plan}`
-}
-
-async function runTask(task: Task, report: (report: Report) => void): Promise<void> {
-  const { seed, chaosMs, faults } = task
-  const startMs = performance.now()
-  const trace = (timeMs: number, who: string, text: string): void =>
-    report({ kind: 'trace', line: `${timeMs.toFixed(3).padStart(12)}  ${who.padEnd(8)} ${text}` })
-  try {
-    const options = { seed, drain, chaosMs, healMs: 120_000, faults }
-    const result = await simulate({ ...options, trace: task.trace ? trace : undefined })
-    if (task.twice && (await simulate(options)).hash !== result.hash) {
-      throw new Error('two runs of the same seed differ: something reads the real world')
-    }
-    report({ kind: 'passed', line: describe(result, startMs) })
-  } catch (error) {
-    report({ kind: 'failed', reason: error instanceof Error ? (error.stack ?? error.message) : String(error) })
-  }
-}
-
-/** The worker's side: tasks one after the other. An unhandled rejection or exception ends the thread and so fails the seed. */
-function serveTasks(port: NonNullable<typeof parentPort>): void {
-  port.on('message', (task: Task) => {
-    runTask(task, (report) => port.postMessage(report)).catch((error: unknown) => {
-      // A report that cannot be sent: thrown outside the promise, it ends the thread.
-      process.nextTick(() => {
-        throw error
-      })
-    })
-  })
-}
-
-/** A worker thread that survives good seeds and is replaced after bad ones. */
-class Runner {
-  readonly #limitMs: number
-  #worker: Worker | undefined
-
-  constructor(limitMs: number) {
-    this.#limitMs = limitMs
-  }
-
-  /** Runs the task; never rejects. */
-  async run(task: Task, onTrace: (line: string) => void): Promise<Exclude<Report, { kind: 'trace' }>> {
-    const worker = this.#worker ?? new Worker(fileURLToPath(import.meta.url))
-    this.#worker = worker
-    const done = new AbortController()
-    const ended = await new Promise<Exclude<Report, { kind: 'trace' }>>((resolve) => {
-      const limit = setTimeout(() => {
-        const seconds = this.#limitMs / 1000
-        resolve({ kind: 'failed', reason: `not done within ${seconds} s of real time: it hangs or spins` })
-      }, this.#limitMs)
-      const onMessage = (report: Report): void => {
-        if (report.kind === 'trace') onTrace(report.line)
-        else resolve(report)
-      }
-      const onError = (error: unknown): void => {
-        const text = error instanceof Error ? (error.stack ?? error.message) : String(error)
-        resolve({ kind: 'failed', reason: `its thread ended (an unhandled rejection or exception): ${text}` })
-      }
-      worker.on('message', onMessage)
-      worker.on('error', onError)
-      done.signal.addEventListener('abort', () => {
-        clearTimeout(limit)
-        worker.off('message', onMessage)
-        worker.off('error', onError)
-      })
-      worker.postMessage(task)
-    })
-    done.abort()
-    if (ended.kind === 'failed') await this.close()
-    return ended
-  }
-
-  async close(): Promise<void> {
-    const worker = this.#worker
-    this.#worker = undefined
-    await worker?.terminate()
-  }
-}
+/** A swarm runs the whole cluster for every so many-th seed. */
+const clusterEvery = 8
+/** A swarm runs every so many-th run twice. */
+const twiceEvery = 100
+const shrinkRunsMax = 80
+const chaosDefaultMs = 8000
 
 function printLine(line: string): void {
   process.stdout.write(`${line}\n`)
 }
 
 const usage = `usage: npm run sim -- [--seed N [--trace] | --swarm N [--from S]] [options]
+  --level L         raft, cluster or all (default: all; with --seed: cluster)
   --seed N          run one seed
+  --replay FILE     run a scenario of the Raft level
   --trace           print every event
+  --until MS        end the run at this virtual time
   --swarm N         run N seeds (default: 20)
   --from S          first seed of a swarm (default: 1)
-  --budget SECONDS  end a swarm after so long (default: 3600)
-  --limit SECONDS   a seed that takes longer has failed (default: 60)
-  --jobs N          seeds at a time (default: the number of cores)
-  --faults A,B      these faults instead of drawn ones: ${faultKinds.join(', ')}
-  --chaos MS        how long there are faults, in virtual milliseconds (default: 8000)
   --first           end a swarm at the first failing seed
+  --budget SECONDS  end a swarm after so long (default: 7200)
+  --limit SECONDS   a seed that takes longer has failed (default: 60)
+  --workers N       seeds at a time (default: the number of cores)
+  --shrink          make a failing run as small as it goes on failing
+  --chaos MS        how long there are faults, in virtual milliseconds (default: ${chaosDefaultMs})
+  --faults A,B      these faults instead of drawn ones: ${faultKinds.join(', ')}
+  --clients N       so many clients
+  --storage KIND    real or model storage nodes
   --verbose         print a line for good seeds too`
 
 /** A command line that cannot be run. */
@@ -149,19 +54,31 @@ function wholeNumber(text: string, name: string, min: number): number {
   return value
 }
 
+function oneOf<T extends string>(text: string, name: string, all: readonly T[]): T {
+  const found = all.find((candidate) => candidate === text)
+  if (found === undefined) throw new UsageError(`--${name} ${JSON.stringify(text)} is none of ${all.join(', ')}`)
+  return found
+}
+
 function parseFlags() {
   try {
     return parseArgs({
       options: {
+        level: { type: 'string' },
         seed: { type: 'string' },
         swarm: { type: 'string', default: '20' },
         from: { type: 'string', default: '1' },
-        budget: { type: 'string', default: '3600' },
+        replay: { type: 'string' },
+        until: { type: 'string' },
+        budget: { type: 'string', default: '7200' },
         limit: { type: 'string', default: '60' },
-        jobs: { type: 'string', default: String(availableParallelism()) },
+        workers: { type: 'string', default: String(availableParallelism()) },
         faults: { type: 'string' },
-        chaos: { type: 'string', default: '8000' },
+        clients: { type: 'string' },
+        storage: { type: 'string' },
+        chaos: { type: 'string', default: String(chaosDefaultMs) },
         trace: { type: 'boolean', default: false },
+        shrink: { type: 'boolean', default: false },
         verbose: { type: 'boolean', default: false },
         first: { type: 'boolean', default: false },
         help: { type: 'boolean', short: 'h', default: false },
@@ -172,60 +89,173 @@ function parseFlags() {
   }
 }
 
-function parseFaults(text: string | undefined): readonly FaultKind[] | undefined {
-  return text?.split(',').map((name) => {
-    const kind = faultKinds.find((candidate) => candidate === name)
-    if (kind === undefined) throw new UsageError(`unknown fault ${name}: use ${faultKinds.join(', ')}`)
-    return kind
-  })
+/** The content of a scenario file. */
+function readScenario(path: string): string {
+  try {
+    const text = readFileSync(path, 'utf8')
+    JSON.parse(text)
+    return text
+  } catch (error) {
+    throw new UsageError(`--replay ${path}: ${error instanceof Error ? error.message : String(error)}`)
+  }
 }
 
-/** Runs what the command line asks for; its exit code. Throws UsageError. */
-async function run(): Promise<number> {
-  const values = parseFlags()
-  if (values.help) {
-    printLine(usage)
-    return 0
-  }
-  const chaosMs = wholeNumber(values.chaos, 'chaos', 0)
-  const faults = parseFaults(values.faults)
-  const budgetMs = wholeNumber(values.budget, 'budget', 1) * 1000
-  const limitMs = wholeNumber(values.limit, 'limit', 1) * 1000
-  const jobs = wholeNumber(values.jobs, 'jobs', 1)
-  const single = values.seed !== undefined
-  let next = values.seed === undefined ? wholeNumber(values.from, 'from', 0) : wholeNumber(values.seed, 'seed', 0)
-  const last = single ? next : next + wholeNumber(values.swarm, 'swarm', 1) - 1
-  const endMs = performance.now() + budgetMs
-  const only = values.faults === undefined ? '' : ` --faults ${values.faults}`
-  let passed = 0
-  let failed = 0
+type Flags = ReturnType<typeof parseFlags>
 
-  async function runSeeds(): Promise<void> {
-    const runner = new Runner(limitMs)
-    while (next <= last && performance.now() < endMs && !(values.first && failed > 0)) {
-      const seed = next++
-      const task = { seed, chaosMs, trace: values.trace, faults, twice: !single && seed % 10 === 0 }
-      const ended = await runner.run(task, printLine)
-      if (ended.kind === 'passed') {
-        passed++
-        if (single || values.verbose) printLine(ended.line)
-        continue
-      }
-      failed++
-      printLine(`seed ${seed} FAILED: ${ended.reason}`)
-      printLine(`  repeat with: npm run sim -- --seed ${seed} --chaos ${chaosMs}${only} --trace`)
+interface Settings {
+  readonly levels: readonly Level[]
+  /** What all runs share. */
+  readonly common: Omit<Task, 'seed' | 'level' | 'twice'>
+  readonly from: number
+  readonly last: number
+  readonly single: boolean
+  readonly budgetMs: number
+  readonly limitMs: number
+  readonly workers: number
+}
+
+function settingsOf(flags: Flags): Settings {
+  const faults = flags.faults?.split(',').map((name): FaultKind => oneOf(name, 'faults', faultKinds))
+  const storage =
+    flags.storage === undefined ? undefined : oneOf<StorageKind>(flags.storage, 'storage', ['real', 'model'])
+  const scenario = flags.replay === undefined ? undefined : readScenario(flags.replay)
+  const single = flags.seed !== undefined || scenario !== undefined
+  const byDefault = scenario !== undefined ? 'raft' : single ? 'cluster' : 'all'
+  const level = oneOf(flags.level ?? byDefault, 'level', ['raft', 'cluster', 'all'] as const)
+  const from = flags.seed === undefined ? wholeNumber(flags.from, 'from', 0) : wholeNumber(flags.seed, 'seed', 0)
+  return {
+    levels: level === 'all' ? ['raft', 'cluster'] : [level],
+    common: {
+      chaosMs: wholeNumber(flags.chaos, 'chaos', 0),
+      untilMs: flags.until === undefined ? undefined : wholeNumber(flags.until, 'until', 0),
+      clients: flags.clients === undefined ? undefined : wholeNumber(flags.clients, 'clients', 1),
+      trace: flags.trace,
+      faults,
+      storage,
+      scenario,
+    },
+    from,
+    last: single ? from : from + wholeNumber(flags.swarm, 'swarm', 1) - 1,
+    single,
+    budgetMs: wholeNumber(flags.budget, 'budget', 1) * 1000,
+    limitMs: wholeNumber(flags.limit, 'limit', 1) * 1000,
+    workers: single ? 1 : wholeNumber(flags.workers, 'workers', 1),
+  }
+}
+
+/** The runs of a swarm, in order. */
+function* tasksOf({ levels, common, from, last, single }: Settings): Generator<Task> {
+  let runs = 0
+  for (let seed = from; seed <= last; seed++) {
+    for (const level of levels) {
+      if (level === 'cluster' && levels.length > 1 && !single && seed % clusterEvery !== 0) continue
+      yield { ...common, level, seed, twice: !single && ++runs % twiceEvery === 0 }
+    }
+  }
+}
+
+/** The command that repeats a run. */
+function repeatLine(task: Task): string {
+  if (task.scenario !== undefined) return 'npm run sim -- --replay FILE --trace'
+  const parts = [`--level ${task.level} --seed ${task.seed}`]
+  if (task.level === 'cluster') {
+    parts.push(`--chaos ${task.chaosMs}`)
+    if (task.faults !== undefined) parts.push(`--faults ${task.faults.join(',')}`)
+    if (task.clients !== undefined) parts.push(`--clients ${task.clients}`)
+    if (task.storage !== undefined) parts.push(`--storage ${task.storage}`)
+  }
+  return `npm run sim -- ${parts.join(' ')} --trace`
+}
+
+interface Tally {
+  runs: number
+  events: number
+  busyMs: number
+}
+
+/** Runs everything the settings ask for. */
+class Swarm {
+  readonly #settings: Settings
+  readonly #flags: Flags
+  readonly #tasks: Generator<Task>
+  readonly #endMs: number
+  readonly #tallies = new Map<Level, Tally>()
+  failed = 0
+  passed = 0
+
+  constructor(settings: Settings, flags: Flags) {
+    this.#settings = settings
+    this.#flags = flags
+    this.#tasks = tasksOf(settings)
+    this.#endMs = performance.now() + settings.budgetMs
+  }
+
+  async run(): Promise<void> {
+    await Promise.all(Array.from({ length: this.#settings.workers }, () => this.#work()))
+    if (!this.#settings.single) this.#summary()
+  }
+
+  async #work(): Promise<void> {
+    const runner = new Runner(this.#settings.limitMs)
+    while (performance.now() < this.#endMs && !(this.#flags.first && this.failed > 0)) {
+      const next = this.#tasks.next()
+      if (next.done === true) break
+      await this.#runOne(runner, next.value)
     }
     await runner.close()
   }
 
-  await Promise.all(Array.from({ length: single ? 1 : jobs }, () => runSeeds()))
-  if (!single) printLine(`${passed} seeds passed\n${failed} seeds failed`)
-  return failed === 0 ? 0 : 1
+  async #runOne(runner: Runner, task: Task): Promise<void> {
+    const startMs = performance.now()
+    const ended = await runner.run(task, printLine)
+    if (ended.kind === 'passed') {
+      this.passed++
+      const tally = this.#tallies.get(task.level) ?? { runs: 0, events: 0, busyMs: 0 }
+      tally.runs++
+      tally.events += ended.events * (task.twice ? 2 : 1)
+      tally.busyMs += performance.now() - startMs
+      this.#tallies.set(task.level, tally)
+      if (this.#settings.single || this.#flags.verbose) printLine(ended.line)
+      return
+    }
+    this.failed++
+    printLine(`seed ${task.seed} FAILED: ${ended.reason}`)
+    printLine(`  repeat with: ${repeatLine(task)}`)
+    if (this.#flags.shrink && ended.drawn !== undefined) await this.#shrink(runner, task, ended.drawn, ended.reason)
+  }
+
+  async #shrink(runner: Runner, task: Task, drawn: Drawn, reason: string): Promise<void> {
+    const smaller = await shrink(
+      task,
+      drawn,
+      reason,
+      (candidate) => runner.run(candidate, () => undefined),
+      shrinkRunsMax,
+    )
+    printLine(`  shrunk in ${smaller.runs} runs to: ${smaller.reason.split('\n')[0]}`)
+    printLine(`  repeat with: ${repeatLine(smaller.task)}`)
+  }
+
+  #summary(): void {
+    for (const [level, { runs, events, busyMs }] of this.#tallies) {
+      const perSecond = Math.round(events / (busyMs / 1000))
+      const each = (busyMs / 1000 / runs).toFixed(3)
+      printLine(`${level}: ${runs} runs, ${events} events, ${perSecond} events/s on one core, ${each} s a run`)
+    }
+    printLine(`${this.passed} runs passed\n${this.failed} runs failed`)
+  }
 }
 
 async function main(): Promise<number> {
   try {
-    return await run()
+    const flags = parseFlags()
+    if (flags.help) {
+      printLine(usage)
+      return 0
+    }
+    const swarm = new Swarm(settingsOf(flags), flags)
+    await swarm.run()
+    return swarm.failed === 0 ? 0 : 1
   } catch (error) {
     if (!(error instanceof UsageError)) throw error
     process.stderr.write(`sim: ${error.message}: see --help\n`)
@@ -233,5 +263,4 @@ async function main(): Promise<number> {
   }
 }
 
-if (isMainThread) process.exitCode = await main()
-else if (parentPort !== null) serveTasks(parentPort)
+process.exitCode = await main()

@@ -1,19 +1,66 @@
 /**
- * Byte helpers shared by every format: compare, concatenate, hex, big-endian integers.
+ * Byte helpers shared by every format: allocate, compare, concatenate, hex, big-endian integers.
  *
  * Integers wider than 32 bits are JavaScript numbers below 2^53; a larger one is refused, never rounded.
+ *
+ * These are the inner loops of everything replicated, so they avoid what V8 does slowly: a backing store for every small
+ * array, a message built for an assertion that holds, a regular expression for sixteen bytes.
  */
 
-import { assert } from './assert.ts'
+import { AssertionError, assert } from './assert.ts'
 
 const textEncoder = new TextEncoder()
 const textDecoder = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true })
 
 export const emptyBytes: Uint8Array = new Uint8Array(0)
 
+/** Small arrays are cut from a slab: one of their own costs about ten times the time, and more to collect. */
+const slabBytes = 64 * 1024
+const slabShareMax = 4 * 1024
+let slab = new Uint8Array(slabBytes)
+let slabUsed = 0
+
+/** New bytes, all zero. Small ones share their `buffer` with others, so they are never transferred or resized. */
+export function allocateBytes(length: number): Uint8Array {
+  if (length > slabShareMax) return new Uint8Array(length)
+  if (slabUsed + length > slabBytes) {
+    slab = new Uint8Array(slabBytes)
+    slabUsed = 0
+  }
+  const out = slab.subarray(slabUsed, slabUsed + length)
+  slabUsed += length
+  return out
+}
+
+/** A copy in memory of its own, for what is kept long after its neighbours are gone. */
+export function copyBytes(bytes: Uint8Array): Uint8Array {
+  const out = allocateBytes(bytes.length)
+  out.set(bytes)
+  return out
+}
+
+/** Text is encoded here first, when its longest encoding fits. */
+const scratch = new Uint8Array(16 * 1024)
+
 /** UTF-8 bytes of `text`. */
 export function utf8(text: string): Uint8Array {
-  return textEncoder.encode(text)
+  if (text.length * 3 > scratch.length) return textEncoder.encode(text)
+  const length = textEncoder.encodeInto(text, scratch).written
+  const out = allocateBytes(length)
+  if (length > 64) out.set(scratch.subarray(0, length))
+  else for (let i = 0; i < length; i++) out[i] = scratch[i] as number
+  return out
+}
+
+/** How many bytes `utf8(text)` has. */
+export function utf8Length(text: string): number {
+  if (text.length * 3 > scratch.length) return textEncoder.encode(text).length
+  return textEncoder.encodeInto(text, scratch).written
+}
+
+/** Writes the UTF-8 bytes of `text` at `at`, where three bytes for each of its UTF-16 units must fit; returns how many. */
+export function putUtf8(out: Uint8Array, at: number, text: string): number {
+  return textEncoder.encodeInto(text, at === 0 ? out : out.subarray(at)).written
 }
 
 /** Text of UTF-8 bytes, or undefined when they are not valid UTF-8. */
@@ -43,7 +90,7 @@ export function equalBytes(a: Uint8Array, b: Uint8Array): boolean {
 export function concatBytes(parts: readonly Uint8Array[]): Uint8Array {
   let length = 0
   for (const part of parts) length += part.length
-  const out = new Uint8Array(length)
+  const out = allocateBytes(length)
   let at = 0
   for (const part of parts) {
     out.set(part, at)
@@ -52,22 +99,47 @@ export function concatBytes(parts: readonly Uint8Array[]): Uint8Array {
   return out
 }
 
+/** The two digits of each byte, and the value of each digit's character code. */
+const hexPairs: readonly string[] = Array.from({ length: 256 }, (_, byte) => byte.toString(16).padStart(2, '0'))
+const notHex = 0xff
+const hexValues: Uint8Array = new Uint8Array(256).fill(notHex)
+for (let value = 0; value < 16; value++) {
+  const digit = value.toString(16)
+  hexValues[digit.charCodeAt(0)] = value
+  hexValues[digit.toUpperCase().charCodeAt(0)] = value
+}
+
 export function toHex(bytes: Uint8Array): string {
   let out = ''
-  for (const byte of bytes) out += byte.toString(16).padStart(2, '0')
+  for (let i = 0; i < bytes.length; i++) out += hexPairs[bytes[i] as number] as string
   return out
+}
+
+/** Writes the bytes of an even-length hex string at `at`; false when it is none, and then what is there is undefined. */
+export function putHex(out: Uint8Array, at: number, text: string): boolean {
+  if (text.length % 2 !== 0) return false
+  for (let i = 0; i < text.length; i += 2) {
+    // A code above 255 has no value, and undefined becomes 0 in the arithmetic: it is looked for first.
+    const high = hexValues[text.charCodeAt(i)] ?? notHex
+    const low = hexValues[text.charCodeAt(i + 1)] ?? notHex
+    if (high === notHex || low === notHex) return false
+    out[at + (i >> 1)] = (high << 4) | low
+  }
+  return true
 }
 
 /** Bytes of an even-length hex string, or undefined when it is not one. */
 export function fromHex(text: string): Uint8Array | undefined {
-  if (text.length % 2 !== 0 || !/^[0-9a-fA-F]*$/.test(text)) return undefined
-  const out = new Uint8Array(text.length / 2)
-  for (let i = 0; i < out.length; i++) out[i] = Number.parseInt(text.slice(i * 2, i * 2 + 2), 16)
-  return out
+  const out = allocateBytes(text.length >> 1)
+  return putHex(out, 0, text) ? out : undefined
+}
+
+function outOfRange(what: string, value: number): never {
+  throw new AssertionError(`broken invariant: ${what} out of range: ${value}`)
 }
 
 export function putU32(out: Uint8Array, at: number, value: number): void {
-  assert(Number.isInteger(value) && value >= 0 && value <= 0xffff_ffff, `u32 out of range: ${value}`)
+  if (value >>> 0 !== value) outOfRange('u32', value)
   out[at] = value >>> 24
   out[at + 1] = (value >>> 16) & 0xff
   out[at + 2] = (value >>> 8) & 0xff
@@ -82,7 +154,7 @@ export function getU32(bytes: Uint8Array, at: number): number {
 
 /** Writes a safe integer as 8 big-endian bytes, so that byte order is number order. */
 export function putU64(out: Uint8Array, at: number, value: number): void {
-  assert(Number.isSafeInteger(value) && value >= 0, `u64 out of the safe range: ${value}`)
+  if (!Number.isSafeInteger(value) || value < 0) outOfRange('u64', value)
   putU32(out, at, Math.floor(value / 0x1_0000_0000))
   putU32(out, at + 4, value % 0x1_0000_0000)
 }

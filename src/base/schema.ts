@@ -12,11 +12,17 @@
  * Ownership: decoded `bytes` are views on the input. Copy them before keeping them longer than the input.
  */
 
-import { equalBytes, fromUtf8, utf8 } from './bytes.ts'
+import { allocateBytes, equalBytes, fromUtf8, putHex, putUtf8, toHex } from './bytes.ts'
 
 /** Bytes that do not fit the schema. Callers turn it into CORRUPT or INVALID_ARGUMENT, whichever it means there. */
 export class SchemaError extends Error {
   override readonly name = 'SchemaError'
+}
+
+function varintBytes(value: number): number {
+  let bytes = 1
+  for (let rest = value; rest >= 0x80; rest = Math.floor(rest / 0x80)) bytes++
+  return bytes
 }
 
 /** Appends to a growing buffer. */
@@ -26,6 +32,15 @@ export class ByteWriter {
 
   constructor(capacity = 256) {
     this.#buffer = new Uint8Array(capacity)
+  }
+
+  /** Forgets what was written. */
+  reset(): void {
+    this.#length = 0
+  }
+
+  get capacity(): number {
+    return this.#buffer.length
   }
 
   #reserve(extra: number): void {
@@ -45,9 +60,13 @@ export class ByteWriter {
     if (!Number.isSafeInteger(value) || value < 0) throw new SchemaError(`not an unsigned safe integer: ${value}`)
     this.#reserve(8)
     let rest = value
-    while (rest >= 0x80) {
+    while (rest > 0x7fff_ffff) {
       this.#buffer[this.#length++] = (rest % 0x80) | 0x80
       rest = Math.floor(rest / 0x80)
+    }
+    while (rest >= 0x80) {
+      this.#buffer[this.#length++] = (rest & 0x7f) | 0x80
+      rest >>>= 7
     }
     this.#buffer[this.#length++] = rest
   }
@@ -58,13 +77,37 @@ export class ByteWriter {
     this.#length += bytes.length
   }
 
+  /** The UTF-8 bytes of `value` after their count. */
+  text(value: string): void {
+    const units = value.length
+    this.#reserve(8 + units * 3)
+    // The count of bytes is guessed to be that of the units, as it is for ASCII, and put right where it is not.
+    const guess = varintBytes(units)
+    const start = this.#length + guess
+    const written = putUtf8(this.#buffer, start, value)
+    const needed = varintBytes(written)
+    if (needed !== guess) this.#buffer.copyWithin(this.#length + needed, start, start + written)
+    this.varint(written)
+    this.#length += written
+  }
+
+  /** The bytes of `count * 2` hex digits; false when `value` is something else. */
+  hex(value: string, count: number): boolean {
+    this.#reserve(count)
+    if (value.length !== count * 2 || !putHex(this.#buffer, this.#length, value)) return false
+    this.#length += count
+    return true
+  }
+
   /** The bytes written so far; a view that the next write may invalidate. */
   view(): Uint8Array {
     return this.#buffer.subarray(0, this.#length)
   }
 
   finish(): Uint8Array {
-    return this.#buffer.slice(0, this.#length)
+    const out = allocateBytes(this.#length)
+    out.set(this.view())
+    return out
   }
 }
 
@@ -98,9 +141,11 @@ export class ByteReader {
   }
 
   varint(): number {
-    let value = 0
-    let scale = 1
-    for (let i = 0; i < 8; i++) {
+    const first = this.byte()
+    if (first < 0x80) return first
+    let value = first & 0x7f
+    let scale = 0x80
+    for (let i = 1; i < 8; i++) {
       const byte = this.byte()
       value += (byte & 0x7f) * scale
       if (byte < 0x80) {
@@ -118,6 +163,12 @@ export class ByteReader {
     this.#at += length
     return out
   }
+
+  text(): string {
+    const value = fromUtf8(this.raw(this.varint()))
+    if (value === undefined) throw new SchemaError('text is not UTF-8')
+    return value
+  }
 }
 
 export interface Schema<T> {
@@ -127,11 +178,21 @@ export interface Schema<T> {
 
 export type TypeOf<S> = S extends Schema<infer T> ? T : never
 
+/** One writer for all, because most values are small and short-lived; a value inside another's encoding gets its own. */
+let shared: ByteWriter | undefined = new ByteWriter(16 * 1024)
+const sharedBytesMax = 1024 * 1024
+
 /** Bytes of one value. */
 export function encode<T>(schema: Schema<T>, value: T): Uint8Array {
-  const writer = new ByteWriter()
-  schema.write(writer, value)
-  return writer.finish()
+  const writer = shared ?? new ByteWriter()
+  shared = undefined
+  try {
+    schema.write(writer, value)
+    return writer.finish()
+  } finally {
+    writer.reset()
+    shared = writer.capacity <= sharedBytesMax ? writer : new ByteWriter(16 * 1024)
+  }
 }
 
 /** The value of exactly these bytes; throws `SchemaError` on anything else, trailing bytes included. */
@@ -178,16 +239,18 @@ export const bool: Schema<boolean> = {
 }
 
 export const text: Schema<string> = {
-  write: (writer, value) => {
-    const bytes = utf8(value)
-    writer.varint(bytes.length)
-    writer.raw(bytes)
-  },
-  read: (reader) => {
-    const value = fromUtf8(reader.raw(reader.varint()))
-    if (value === undefined) throw new SchemaError('text is not UTF-8')
-    return value
-  },
+  write: (writer, value) => writer.text(value),
+  read: (reader) => reader.text(),
+}
+
+/** `count` bytes on disk, twice as many hex digits in code. */
+export function hex(count: number): Schema<string> {
+  return {
+    write: (writer, value) => {
+      if (!writer.hex(value, count)) throw new SchemaError(`not ${count * 2} hex digits`)
+    },
+    read: (reader) => toHex(reader.raw(count)),
+  }
 }
 
 /** Length-prefixed bytes; decoded as a view on the input. */

@@ -10,7 +10,7 @@
 
 import { StoreError } from '../model/errors.ts'
 import { isNodeId } from '../model/ids.ts'
-import type { MetaConfig, PeerAddress, StorageConfig } from './types.ts'
+import type { MetaConfig, PeerAddress, RaftTimes, StorageConfig } from './types.ts'
 
 export type OptionType = 'text' | 'list' | 'count' | 'duration' | 'bytes'
 
@@ -27,6 +27,8 @@ export interface ConfigOption {
   /** Placeholder of the value in the help. */
   readonly value: string
   readonly doc: string
+  /** Of use only to a node that may lead: a witness takes it and does without. */
+  readonly leader?: boolean
 }
 
 const secondMs = 1000
@@ -60,7 +62,25 @@ function count(name: string, fallback: string, min: number, max: number, doc: st
 
 const heartbeatOption = duration('heartbeat', '500ms', 50, 60 * secondMs, 'time between heartbeats of a storage node')
 
-/** Options of `holdfast meta`. */
+/** What the leader decides by. */
+const leaderOptions: readonly ConfigOption[] = [
+  duration(
+    'repair-wait-degraded',
+    '5m',
+    0,
+    dayMs,
+    'wait before a chunk with a majority of its copies left is repaired',
+  ),
+  duration('repair-wait-at-risk', '15s', 0, dayMs, 'wait before a chunk with fewer than a majority left is repaired'),
+  count('repair-copies-max', '32', 1, 10_000, 'repair copies that run at once in the cluster'),
+  count('repair-copies-per-node', '4', 1, 1000, 'repair copies that run at once from and to one node'),
+  heartbeatOption,
+  duration('suspect-after', '3s', 200, dayMs, 'silence after which a storage node is suspected'),
+  duration('down-after', '10s', 500, dayMs, 'silence after which a storage node is down, fenced and repaired'),
+  duration('gc-grace', '15m', secondMs, 30 * dayMs, 'unreferenced chunks are kept so long for reads that still run'),
+]
+
+/** Options of `holdfast meta` and `holdfast witness`. */
 export const metaOptions: readonly ConfigOption[] = [
   {
     name: 'id',
@@ -108,20 +128,7 @@ export const metaOptions: readonly ConfigOption[] = [
     value: 'SIZE',
     doc: 'growth of the metadata is refused when less than this is free on its filesystem',
   },
-  duration(
-    'repair-wait-degraded',
-    '5m',
-    0,
-    dayMs,
-    'wait before a chunk with a majority of its copies left is repaired',
-  ),
-  duration('repair-wait-at-risk', '15s', 0, dayMs, 'wait before a chunk with fewer than a majority left is repaired'),
-  count('repair-copies-max', '32', 1, 10_000, 'repair copies that run at once in the cluster'),
-  count('repair-copies-per-node', '4', 1, 1000, 'repair copies that run at once from and to one node'),
-  heartbeatOption,
-  duration('suspect-after', '3s', 200, dayMs, 'silence after which a storage node is suspected'),
-  duration('down-after', '10s', 500, dayMs, 'silence after which a storage node is down, fenced and repaired'),
-  duration('gc-grace', '15m', secondMs, 30 * dayMs, 'unreferenced chunks are kept so long for reads that still run'),
+  ...leaderOptions.map((option) => ({ ...option, leader: true })),
 ]
 
 /** Options of `holdfast storage`. */
@@ -268,14 +275,33 @@ function peerOf(text: string): PeerAddress {
   return { id: checkId(text.slice(0, at), 'peers'), address: checkHostPort(text.slice(at + 1), 'peers') }
 }
 
-/** Checked configuration of a meta node. Throws USAGE. */
-export function metaConfig(values: ConfigValues): MetaConfig {
+function raftTimes(values: ConfigValues): RaftTimes {
+  const heartbeatTicks = numberOf(values, 'raft-heartbeat-ticks')
+  const electionTicks = numberOf(values, 'raft-election-ticks')
+  if (electionTicks <= heartbeatTicks) {
+    throw usage(
+      '--raft-election-ticks',
+      `${electionTicks} ticks without a heartbeat are not more than the ${heartbeatTicks} between two: use more`,
+    )
+  }
+  return {
+    tickMs: numberOf(values, 'raft-tick'),
+    heartbeatTicks,
+    electionTicks,
+    electionSpreadTicks: numberOf(values, 'raft-election-spread'),
+    leaseReads: switchOf(values, 'raft-lease-reads'),
+  }
+}
+
+/** Checked configuration of a meta node, or with `witness` of one that votes and keeps no data. Throws USAGE. */
+export function metaConfig(values: ConfigValues, witness = false): MetaConfig {
   const id = checkId(textOf(values, 'id'), 'id')
   const listen = checkHostPort(textOf(values, 'listen'), 'listen')
   const peers = listOf(values, 'peers').map(peerOf)
   if (new Set(peers.map((peer) => peer.id)).size !== peers.length) throw usage('--peers', 'a node is named twice')
   if (!peers.some((peer) => peer.id === id))
     throw usage('--peers', `this node, ${id}, is not in the list: name every meta node`)
+  const raft = raftTimes(values)
   const suspectMs = numberOf(values, 'suspect-after')
   const downMs = numberOf(values, 'down-after')
   if (downMs <= suspectMs) throw usage('--down-after', 'must be longer than --suspect-after')
@@ -285,15 +311,9 @@ export function metaConfig(values: ConfigValues): MetaConfig {
     advertise: advertised(values, listen),
     dataDir: textOf(values, 'data'),
     peers,
-    witness: false,
+    witness,
     reserveBytes: numberOf(values, 'reserve'),
-    raft: {
-      tickMs: numberOf(values, 'raft-tick'),
-      heartbeatTicks: numberOf(values, 'raft-heartbeat-ticks'),
-      electionTicks: numberOf(values, 'raft-election-ticks'),
-      electionSpreadTicks: numberOf(values, 'raft-election-spread'),
-      leaseReads: switchOf(values, 'raft-lease-reads'),
-    },
+    raft,
     repair: {
       waitDegradedMs: numberOf(values, 'repair-wait-degraded'),
       waitAtRiskMs: numberOf(values, 'repair-wait-at-risk'),

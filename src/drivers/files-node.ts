@@ -5,7 +5,7 @@
  * crash are not listed and are overwritten by the next write of the same name.
  */
 
-import { mkdir, open, readdir, readFile, rename, rm } from 'node:fs/promises'
+import { mkdir, open, readdir, readFile, rename, rm, statfs } from 'node:fs/promises'
 import { join } from 'node:path'
 import { StoreError } from '../model/errors.ts'
 import type { Files } from '../ports/files.ts'
@@ -105,6 +105,12 @@ export function createFiles(directory: string): Files {
           if (systemCode(error) === 'ENOENT') return []
           throw error
         }
+      }),
+    freeBytes: () =>
+      guard(`read the free space of ${directory}`, async () => {
+        await mkdir(directory, { recursive: true })
+        const { bavail, bsize } = await statfs(directory)
+        return bavail * bsize
       }),
   }
 }

@@ -1,7 +1,8 @@
 /**
  * The NetClient port over @grpc/grpc-js: a pool of channels, one per address and class of traffic.
  *
- * Bulk (chunks, snapshots) goes over a connection of its own, so that a heartbeat never waits behind megabytes. A channel
+ * Bulk (chunks, snapshots) goes over a connection of its own, so that a heartbeat never waits behind megabytes; streams of
+ * small messages go over connections of grpc-bare.ts. A channel
  * is closed when it was idle for a minute, and its receive window goes back to the pool. A dead peer fails calls at once
  * (no wait-for-ready); a peer that accepts and then says nothing is given up after `openMs`, and its channel thrown away,
  * so that the next call starts with a fresh connection.
@@ -22,7 +23,8 @@ import { StoreError } from '../model/errors.ts'
 import { limits } from '../model/limits.ts'
 import type { Log } from '../ports/log.ts'
 import type { CallOptions, Duplex, Method, NetClient } from '../ports/net.ts'
-import { asBuffer, createDuplex } from './grpc-duplex.ts'
+import { BareConnections } from './grpc-bare-client.ts'
+import { asBuffer, createDuplex, type DuplexCodec } from './grpc-duplex.ts'
 import { errorOfStatus } from './grpc-status.ts'
 import { clientBulkBytes, clientWindowOptions, processWindows, type WindowPool } from './grpc-windows.ts'
 
@@ -122,8 +124,13 @@ class ChannelPool {
 
 type StreamCall = ClientDuplexStream<Buffer, Buffer>
 
+function clientCodec<QI, RI, QO, RO>(method: Method<QI, RI, QO, RO>): DuplexCodec<QO, RI> {
+  return { encode: (message) => method.encodeRequest(message), decode: (bytes) => method.decodeReply(bytes) }
+}
+
 class GrpcClientDriver implements NetClient {
   readonly #pool: ChannelPool
+  readonly #bare = new BareConnections()
   readonly #openMs: number
   readonly #streams = new Set<Duplex<never, never>>()
   #closed = false
@@ -179,13 +186,34 @@ class GrpcClientDriver implements NetClient {
 
   open<QI, RI, QO, RO>(address: string, method: Method<QI, RI, QO, RO>): Duplex<QO, RI> {
     const doing = `${method.path} at ${address}`
+    return isBulk(method.path) ? this.#openBulk(address, method, doing) : this.#openBare(address, method, doing)
+  }
+
+  /** A stream of many small messages. */
+  #openBare<QI, RI, QO, RO>(address: string, method: Method<QI, RI, QO, RO>, doing: string): Duplex<QO, RI> {
+    const bare = this.#bare.open(address, method.path, doing, {
+      accepted: () => clearTimeout(timer),
+      closed: (error) => {
+        clearTimeout(timer)
+        this.#streams.delete(open.duplex as Duplex<never, never>)
+        open.closed(error)
+      },
+    })
+    const open = createDuplex<QO, RI>(bare.messages, clientCodec(method), bare)
+    bare.messages.on('end', () => bare.drained())
+    const timer = setTimeout(() => {
+      open.closed(new StoreError('UNAVAILABLE', `${doing}: no answer within ${this.#openMs} ms`))
+      bare.discard()
+    }, this.#openMs)
+    if (this.#closed) open.duplex.destroy(new StoreError('CANCELLED', `${doing}: the client is closed`))
+    this.#streams.add(open.duplex as Duplex<never, never>)
+    return open.duplex
+  }
+
+  #openBulk<QI, RI, QO, RO>(address: string, method: Method<QI, RI, QO, RO>, doing: string): Duplex<QO, RI> {
     const channel = this.#pool.acquire(address, method.path)
     const call: StreamCall = channel.client.makeBidiStreamRequest(method.path, identity, identity)
-    const open = createDuplex<QO, RI>(
-      call,
-      { encode: (message) => method.encodeRequest(message), decode: (bytes) => method.decodeReply(bytes) },
-      { abort: () => call.cancel() },
-    )
+    const open = createDuplex<QO, RI>(call, clientCodec(method), { abort: () => call.cancel() })
     const timer = setTimeout(() => {
       open.closed(new StoreError('UNAVAILABLE', `${doing}: no answer within ${this.#openMs} ms`))
       call.cancel()
@@ -218,6 +246,7 @@ class GrpcClientDriver implements NetClient {
     this.#closed = true
     for (const stream of this.#streams) stream.destroy()
     this.#pool.close()
+    this.#bare.close()
   }
 }
 

@@ -7,6 +7,7 @@
  * process. Streams, connections, message sizes and receive windows are bounded.
  */
 
+import type { IncomingHttpHeaders, ServerHttp2Stream } from 'node:http2'
 import {
   logVerbosity,
   Metadata,
@@ -23,7 +24,8 @@ import { limits } from '../model/limits.ts'
 import type { Log } from '../ports/log.ts'
 import type { Metrics } from '../ports/metrics.ts'
 import type { CallContext, Duplex, Method, NetServer } from '../ports/net.ts'
-import { asBuffer, createDuplex } from './grpc-duplex.ts'
+import { acceptBare, isPlainCall } from './grpc-bare-server.ts'
+import { asBuffer, createDuplex, type DuplexCodec } from './grpc-duplex.ts'
 import { addHealth, addReflection } from './grpc-reflection.ts'
 import { statusOf } from './grpc-status.ts'
 import {
@@ -126,6 +128,27 @@ function unaryHandler<QI, RI, QO, RO>(
   }
 }
 
+function serverCodec<QI, RI, QO, RO>(method: Method<QI, RI, QO, RO>): DuplexCodec<RO, QI> {
+  return { encode: (message) => method.encodeReply(message), decode: (bytes) => method.decodeRequest(bytes) }
+}
+
+/** Hands a new stream to its handler; a handler that throws breaks its stream. */
+function startHandler<Out, In>(
+  handler: (stream: Duplex<Out, In>, context: CallContext) => void,
+  duplex: Duplex<Out, In>,
+  context: CallContext,
+  path: string,
+): void {
+  try {
+    handler(duplex, context)
+  } catch (thrown) {
+    if (thrown instanceof AssertionError) throw thrown
+    duplex.destroy(asStoreError(thrown, path))
+  }
+}
+
+const brokenByPeer = (path: string): StoreError => new StoreError('CANCELLED', `${path}: the peer broke the stream`)
+
 function streamHandler<QI, RI, QO, RO>(
   method: Method<QI, RI, QO, RO>,
   handler: (stream: Duplex<RO, QI>, context: CallContext) => void,
@@ -133,17 +156,13 @@ function streamHandler<QI, RI, QO, RO>(
 ) {
   return (call: StreamCall): void => {
     const context = new LazyContext(() => call.getPeer())
-    const open = createDuplex<RO, QI>(
-      call,
-      { encode: (message) => method.encodeReply(message), decode: (bytes) => method.decodeRequest(bytes) },
-      {
-        abort: (error) => {
-          if (error.code === 'INTERNAL') onFailure(error)
-          abortServerStream(call, statusOf(error))
-          call.destroy()
-        },
+    const open = createDuplex<RO, QI>(call, serverCodec(method), {
+      abort: (error) => {
+        if (error.code === 'INTERNAL') onFailure(error)
+        abortServerStream(call, statusOf(error))
+        call.destroy()
       },
-    )
+    })
     let finished = false
     call.on('finish', () => {
       finished = true
@@ -151,16 +170,38 @@ function streamHandler<QI, RI, QO, RO>(
     call.on('close', () => {
       context.abort()
       const inOrder = open.ended() && finished
-      open.closed(inOrder ? undefined : new StoreError('CANCELLED', `${method.path}: the peer broke the stream`))
+      open.closed(inOrder ? undefined : brokenByPeer(method.path))
     })
     // Headers at once, so that the caller knows that it was taken.
     call.sendMetadata(new Metadata())
-    try {
-      handler(open.duplex, context)
-    } catch (thrown) {
-      if (thrown instanceof AssertionError) throw thrown
-      open.duplex.destroy(asStoreError(thrown, method.path))
-    }
+    startHandler(handler, open.duplex, context, method.path)
+  }
+}
+
+/** The same for a stream that grpc-js does not see (grpc-bare.ts). */
+function bareHandler<QI, RI, QO, RO>(
+  method: Method<QI, RI, QO, RO>,
+  handler: (stream: Duplex<RO, QI>, context: CallContext) => void,
+  onFailure: (error: StoreError) => void,
+) {
+  return (stream: ServerHttp2Stream): void => {
+    const call = acceptBare(
+      stream,
+      (error) => open.duplex.destroy(error),
+      () => {
+        context.abort()
+        const inOrder = open.ended() && call.finished()
+        open.closed(inOrder ? undefined : brokenByPeer(method.path))
+      },
+    )
+    const context = new LazyContext(() => call.peer)
+    const open = createDuplex<RO, QI>(call.messages, serverCodec(method), {
+      abort: (error) => {
+        if (error.code === 'INTERNAL') onFailure(error)
+        call.abort(statusOf(error))
+      },
+    })
+    startHandler(handler, open.duplex, context, method.path)
   }
 }
 
@@ -197,6 +238,8 @@ class GrpcServerDriver implements GrpcServer {
   readonly #health: { refresh(): void }
   /** Full names, in the order they were bound. */
   readonly #services = new Set<string>()
+  /** Streams that grpc-js need not see, by path. */
+  readonly #bare = new Map<string, (stream: ServerHttp2Stream) => void>()
   #serving = false
   #sessions: ServerSessions | undefined
 
@@ -231,8 +274,11 @@ class GrpcServerDriver implements GrpcServer {
     method: Method<QI, RI, QO, RO>,
     handler: (stream: Duplex<RO, QI>, context: CallContext) => void,
   ): void {
-    const wrapped = streamHandler(method, handler, (error) => this.#failed(method.path, error))
-    this.#server.register(method.path, wrapped, identity, identity, 'bidi')
+    const failed = (error: StoreError): void => this.#failed(method.path, error)
+    this.#server.register(method.path, streamHandler(method, handler, failed), identity, identity, 'bidi')
+    if (!(this.#options.bulkPaths ?? defaultBulkPaths).includes(method.path)) {
+      this.#bare.set(method.path, bareHandler(method, handler, failed))
+    }
     this.#bound(method.path)
   }
 
@@ -268,7 +314,9 @@ class GrpcServerDriver implements GrpcServer {
 
   #takeOver(): void {
     const { log, metrics, windows = processWindows, bulkPaths = defaultBulkPaths } = this.#options
-    this.#sessions = attachWindows(this.#server, new Set(bulkPaths), windows, (error) => {
+    const bareFor = (headers: IncomingHttpHeaders): ((stream: ServerHttp2Stream) => void) | undefined =>
+      isPlainCall(headers) ? this.#bare.get(String(headers[':path'])) : undefined
+    this.#sessions = attachWindows(this.#server, new Set(bulkPaths), windows, bareFor, (error) => {
       metrics.count('holdfast_rpc_broken_connections_total', 'Connections that broke or did not speak HTTP/2.')
       log.debug('connection broke', { reason: error.message })
     })

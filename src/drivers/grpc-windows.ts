@@ -10,10 +10,16 @@
  * among its streams, and gives it back when its last bulk stream or itself closes.
  *
  * What is relied on, and tested (test/drivers/grpc-windows.test.ts): `server.http2Servers` is a Map keyed by http2 servers
- * after bindAsync; a server stream has `call.sendStatus` and `call.stream`.
+ * after bindAsync, and has one listener of 'stream' on each; a server stream has `call.sendStatus` and `call.stream`.
  */
 
-import { constants, type Http2Server, type ServerHttp2Session, type ServerHttp2Stream } from 'node:http2'
+import {
+  constants,
+  type Http2Server,
+  type IncomingHttpHeaders,
+  type ServerHttp2Session,
+  type ServerHttp2Stream,
+} from 'node:http2'
 import type { Server } from '@grpc/grpc-js'
 import { limits } from '../model/limits.ts'
 import type { FailedStatus } from './grpc-status.ts'
@@ -135,14 +141,31 @@ export interface ServerSessions {
   destroyAll(): void
 }
 
+/** Puts `bareFor` before grpc-js: a stream that it has a handler for never reaches grpc-js. */
+function interceptStreams(
+  http2Server: Http2Server,
+  bareFor: (headers: IncomingHttpHeaders) => ((stream: ServerHttp2Stream) => void) | undefined,
+): void {
+  const listeners = http2Server.listeners('stream')
+  if (listeners.length !== 1) throw new Error('grpc-js no longer takes its streams by one listener of "stream"')
+  http2Server.removeAllListeners('stream')
+  http2Server.on('stream', (stream, headers, flags) => {
+    const bare = bareFor(headers)
+    if (bare === undefined) for (const listener of listeners) listener.call(http2Server, stream, headers, flags)
+    else bare(stream)
+  })
+}
+
 /**
- * Takes over the sessions of a server that was just bound: windows grow for streams to `bulkPaths`, session errors (bytes
- * that are not HTTP/2, peers that vanish) are counted by `onSessionError` and end nothing but their session.
+ * Takes over the sessions of a server that was just bound: windows grow for streams to `bulkPaths`, streams that `bareFor`
+ * has a handler for are given to it, session errors (bytes that are not HTTP/2, peers that vanish) are counted by
+ * `onSessionError` and end nothing but their session.
  */
 export function attachWindows(
   server: Server,
   bulkPaths: ReadonlySet<string>,
   pool: WindowPool,
+  bareFor: (headers: IncomingHttpHeaders) => ((stream: ServerHttp2Stream) => void) | undefined,
   onSessionError: (error: Error) => void,
 ): ServerSessions {
   const open = new Set<ServerHttp2Session>()
@@ -155,6 +178,7 @@ export function attachWindows(
       open.add(session)
       session.once('close', () => open.delete(session))
     })
+    interceptStreams(http2Server, bareFor)
     http2Server.on('stream', (stream, headers) => {
       const session = stream.session
       if (session === undefined || session.destroyed) return

@@ -31,13 +31,21 @@ export interface TextMetrics extends Metrics {
 }
 
 function escapeValue(value: string): string {
+  if (!/[\\"\n]/.test(value)) return value
   return value.replaceAll('\\', '\\\\').replaceAll('"', '\\"').replaceAll('\n', '\\n')
 }
 
 function labelText(labels: Labels | undefined): string {
   if (labels === undefined) return ''
-  const names = Object.keys(labels).sort()
-  return names.map((name) => `${name}="${escapeValue(labels[name] ?? '')}"`).join(',')
+  const names = Object.keys(labels)
+  // Metrics are counted on every call of a node: most have one label, or two.
+  if (names.length > 1) names.sort()
+  let out = ''
+  for (const name of names) {
+    const comma = out === '' ? '' : ','
+    out += `${comma}${name}="${escapeValue(labels[name] ?? '')}"`
+  }
+  return out
 }
 
 function line(name: string, labels: string, value: number): string {

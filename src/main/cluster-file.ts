@@ -8,13 +8,20 @@ import { readFileSync, renameSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { StoreError } from '../model/errors.ts'
 
-export interface ClusterMeta {
+interface ClusterNode {
   readonly id: string
   readonly address: string
   readonly pid: number
 }
 
-export interface ClusterStorage extends ClusterMeta {
+export interface ClusterMeta extends ClusterNode {
+  /** It votes and keeps no data. */
+  readonly witness?: boolean | undefined
+  /** It was added by hand and runs elsewhere: `holdfast up` does not start it. */
+  readonly external?: boolean | undefined
+}
+
+export interface ClusterStorage extends ClusterNode {
   readonly zone: string
   readonly disks: readonly string[]
 }
@@ -33,7 +40,7 @@ export function clusterFilePath(dir: string): string {
   return join(dir, 'cluster.json')
 }
 
-function isNode(value: unknown): value is ClusterMeta {
+function isNode(value: unknown): value is ClusterNode {
   if (typeof value !== 'object' || value === null) return false
   const node = value as Record<string, unknown>
   return typeof node['id'] === 'string' && typeof node['address'] === 'string' && typeof node['pid'] === 'number'

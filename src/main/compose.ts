@@ -4,7 +4,7 @@
  * A composition root: the only kind of code that names a driver.
  */
 
-import { StoreError } from '../model/errors.ts'
+import { asStoreError, StoreError } from '../model/errors.ts'
 import type { Env } from '../ports/env.ts'
 import type { LogFields } from '../ports/log.ts'
 import type { Sample } from '../ports/metrics.ts'
@@ -140,5 +140,31 @@ export function stopSignal(): Promise<NodeJS.Signals> {
     }
     process.on('SIGTERM', handle)
     process.on('SIGINT', handle)
+  })
+}
+
+/** An orderly stop gives up after this long; everything acknowledged is durable anyway. */
+const stopMs = 8_000
+/** Calls in progress may end for so long when the ports close. */
+const serverGraceMs = 1_000
+
+/** Stops a node and then closes its ports and connections, within ten seconds whatever happens. */
+export async function stopNode(env: NodeEnv, ports: NodePorts, stop: () => Promise<void>): Promise<void> {
+  const stopAll = async (): Promise<void> => {
+    await stop()
+    await ports.server.close(serverGraceMs)
+    await ports.admin.close()
+    await env.net.close()
+  }
+  const stopped = stopAll().catch((error: unknown) => {
+    env.log.warn('the stop was not clean', { reason: asStoreError(error, 'stop').message })
+  })
+  await new Promise<void>((resolve) => {
+    const timer = env.clock.after(stopMs, resolve)
+    const finish = (): void => {
+      timer.cancel()
+      resolve()
+    }
+    stopped.then(finish, finish)
   })
 }

@@ -23,6 +23,10 @@ export interface ConnectOptions {
   readonly dir?: string | undefined
   /** How long failed calls are retried, in milliseconds. Default 20,000. */
   readonly retryMs?: number | undefined
+  /** Exactly-once calls by a session in the cluster (see ClientOptions). Default true. */
+  readonly sessions?: boolean | undefined
+  /** Reads of metadata go to the leader (default), or to any of the nodes that `meta` names. Both are linearizable. */
+  readonly reads?: 'leader' | 'any' | undefined
   /** Events to log on stderr. Default error. */
   readonly logLevel?: 'debug' | 'info' | 'warn' | 'error' | undefined
 }
@@ -49,5 +53,6 @@ export function findMeta(options: ConnectOptions): readonly string[] {
 export async function connect(options: ConnectOptions = {}): Promise<Store> {
   const meta = findMeta(options)
   const env = await createNodeEnv({ level: options.logLevel ?? 'error' })
-  return createClient(env, { meta, retryMs: options.retryMs })
+  const { retryMs, sessions, reads } = options
+  return createClient(env, { meta, retryMs, sessions, reads })
 }

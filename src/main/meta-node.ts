@@ -11,11 +11,7 @@ import { createFiles } from '../drivers/files-node.ts'
 import { createLevelFactory } from '../drivers/kv-level.ts'
 import { asStoreError, type StoreError } from '../model/errors.ts'
 import { createMetaNode, type MetaNode } from '../services/meta/meta.ts'
-import { createNodeEnv, listenNode, type NodeEnv, type NodePorts, stopSignal } from './compose.ts'
-
-/** An orderly stop gives up after this long; everything acknowledged is durable anyway. */
-const stopMs = 8_000
-const serverGraceMs = 1_000
+import { createNodeEnv, listenNode, type NodeEnv, stopNode, stopSignal } from './compose.ts'
 
 type End =
   | { readonly why: 'signal'; readonly signal: string }
@@ -39,7 +35,7 @@ export async function runMetaNode(config: MetaConfig): Promise<void> {
   env.log.info('meta node listens', { address: ports.address, http: ports.admin.port, directory: config.dataDir })
   const end = await untilEnd(env, node)
   env.log.info('meta node stops', { why: end.why === 'signal' ? end.signal : end.reason.message })
-  await stopWithin(env, node, ports)
+  await stopNode(env, ports, () => node.stop())
   if (end.why === 'failure') throw end.reason
   env.log.info('meta node stopped')
 }
@@ -59,27 +55,4 @@ function untilEnd(env: NodeEnv, node: MetaNode): Promise<End> {
       (error: unknown) => fail(error, 'start the meta node'),
     )
   })
-}
-
-async function stopWithin(env: NodeEnv, node: MetaNode, ports: NodePorts): Promise<void> {
-  const stopped = stopAll(env, node, ports).catch((error: unknown) => {
-    env.log.warn('the stop was not clean', { reason: asStoreError(error, 'stop').message })
-  })
-  await new Promise<void>((resolve) => {
-    const timer = env.clock.after(stopMs, resolve)
-    stopped.then(
-      () => {
-        timer.cancel()
-        resolve()
-      },
-      () => resolve(),
-    )
-  })
-}
-
-async function stopAll(env: NodeEnv, node: MetaNode, ports: NodePorts): Promise<void> {
-  await node.stop()
-  await ports.server.close(serverGraceMs)
-  await ports.admin.close()
-  await env.net.close()
 }

@@ -14,13 +14,9 @@ import { createFiles } from '../drivers/files-node.ts'
 import { createLevelFactory } from '../drivers/kv-level.ts'
 import { asStoreError, StoreError } from '../model/errors.ts'
 import { openDisk } from '../services/storage/engine/disk.ts'
-import { createStorageNode, type StorageNode } from '../services/storage/storage.ts'
+import { createStorageNode } from '../services/storage/storage.ts'
 import type { DiskEngine } from '../services/storage/types.ts'
-import { createNodeEnv, listenNode, type NodeEnv, type NodePorts, stopSignal } from './compose.ts'
-
-/** An orderly stop gives up after this long; everything acknowledged is durable anyway. */
-const stopMs = 8000
-const serverGraceMs = 1000
+import { createNodeEnv, listenNode, type NodeEnv, type NodePorts, stopNode, stopSignal } from './compose.ts'
 
 /** A reserve below this would not leave the index room to note deletes on a full disk. */
 const reserveBytesMin = 64 * 1024 * 1024
@@ -76,30 +72,6 @@ function advertised(config: StorageConfig, ports: NodePorts): readonly string[] 
   return config.advertise.map((address) => address.replace(/:0$/, `:${ports.port}`))
 }
 
-async function stopAll(env: NodeEnv, node: StorageNode, ports: NodePorts): Promise<void> {
-  ports.server.setServing(false)
-  await node.stop()
-  await ports.server.close(serverGraceMs)
-  await ports.admin.close()
-  await env.net.close()
-}
-
-async function stopWithin(env: NodeEnv, node: StorageNode, ports: NodePorts): Promise<void> {
-  const stopped = stopAll(env, node, ports).catch((error: unknown) => {
-    env.log.warn('the stop was not clean', { reason: asStoreError(error, 'stop').message })
-  })
-  await new Promise<void>((resolve) => {
-    const timer = env.clock.after(stopMs, resolve)
-    stopped.then(
-      () => {
-        timer.cancel()
-        resolve()
-      },
-      () => resolve(),
-    )
-  })
-}
-
 /**
  * Runs one storage node; resolves when it was stopped by a signal. Rejects with PORT_IN_USE, LOCKED, WRONG_CLUSTER,
  * INCOMPATIBLE_VERSION, CORRUPT, IO or USAGE when it cannot start or go on.
@@ -136,7 +108,8 @@ export async function runStorageNode(config: StorageConfig): Promise<void> {
   node.start(addresses)
   const end = await Promise.race([stopped, fatal])
   env.log.info('storage node stops', { why: typeof end === 'string' ? end : end.message })
-  await stopWithin(env, node, ports)
+  ports.server.setServing(false)
+  await stopNode(env, ports, () => node.stop())
   if (typeof end !== 'string') throw end
   env.log.info('storage node stopped')
 }

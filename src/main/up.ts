@@ -2,7 +2,8 @@
  * `holdfast up`: a whole local cluster in the foreground, for trying things out: each node is a process of its own.
  *
  * A child that dies is named and not started again: this is where people try `kill -9`. Children hold the reading end of
- * a pipe from this process as their stdin and stop when it closes, so that none outlives it, however it ends.
+ * a pipe from this process as their stdin and stop when it closes, so that none outlives it, however it ends. Meta nodes
+ * that are added or removed by hand are followed: cluster.json has the members that the cluster has.
  *
  * Invariant: cluster.json names the addresses that the next start will use, and the pids of what runs now.
  */
@@ -13,15 +14,26 @@ import { join, relative } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseTime } from '../faces/cli/context.ts'
 import { asStoreError, StoreError } from '../model/errors.ts'
-import { type ClusterFile, type ClusterStorage, clusterDirDefault, writeClusterFile } from './cluster-file.ts'
+import type { ClusterStatus, Store } from '../sdk/types.ts'
+import {
+  type ClusterFile,
+  type ClusterMeta,
+  type ClusterStorage,
+  clusterDirDefault,
+  writeClusterFile,
+} from './cluster-file.ts'
 import { stopSignal } from './compose.ts'
 import { makeDirectory } from './directories.ts'
 import { connect } from './index.ts'
-import { planUp, type UpPlan } from './up-plan.ts'
+import { followMembers, planUp, type UpPlan } from './up-plan.ts'
 
 const repairWait = '5s'
 const readyDefault = '60s'
 const stopMs = 10_000
+/** How often the members are looked at. */
+const followMs = 2_000
+/** A meta node that ends at the start may have been removed: the leader says so within this time. */
+const verdictMs = 5_000
 
 interface Child {
   readonly id: string
@@ -33,10 +45,12 @@ interface Child {
   how: string
 }
 
-function metaArguments(plan: UpPlan, id: string, address: string): string[] {
-  const peers = plan.meta.map((node) => `${node.id}=${node.address}`).join(',')
+function metaArguments(plan: UpPlan, node: ClusterMeta): string[] {
+  const { id, address, witness } = node
+  const peers = plan.meta.map((peer) => `${peer.id}=${peer.address}`).join(',')
   const waits = ['--repair-wait-degraded', repairWait, '--repair-wait-at-risk', repairWait]
-  return ['meta', '--id', id, '--listen', address, '--data', join(plan.dir, id), '--peers', peers, ...waits]
+  const where = ['--id', id, '--listen', address, '--data', join(plan.dir, id), '--peers', peers]
+  return witness === true ? ['witness', ...where] : ['meta', ...where, ...waits]
 }
 
 function storageArguments(plan: UpPlan, node: ClusterStorage): string[] {
@@ -101,15 +115,20 @@ class LocalCluster {
   readonly #plan: UpPlan
   readonly #say: (line: string) => void
   readonly children: readonly Child[]
+  /** Meta nodes as far as the cluster has told. */
+  #meta: readonly ClusterMeta[]
   #clusterId: string
   #stopping = false
 
   constructor(plan: UpPlan, say: (line: string) => void) {
     this.#plan = plan
     this.#say = say
+    this.#meta = plan.meta
     this.#clusterId = plan.clusterId
     this.children = [
-      ...plan.meta.map((node) => startChild(plan, 'meta', node.id, metaArguments(plan, node.id, node.address))),
+      ...plan.meta
+        .filter((node) => node.external !== true)
+        .map((node) => startChild(plan, 'meta', node.id, metaArguments(plan, node))),
       ...plan.storage.map((node) => startChild(plan, 'storage', node.id, storageArguments(plan, node))),
     ]
     this.save()
@@ -123,7 +142,7 @@ class LocalCluster {
     }
     return {
       clusterId: this.#clusterId,
-      meta: this.#plan.meta.map((node) => ({ ...node, pid: pidOf(node.id) })),
+      meta: this.#meta.map((node) => ({ ...node, pid: pidOf(node.id) })),
       storage: this.#plan.storage.map((node) => ({ ...node, pid: pidOf(node.id) })),
     }
   }
@@ -134,30 +153,81 @@ class LocalCluster {
   }
 
   /** Waits until a leader answers and every storage node is up. Throws when a node ends first. */
-  async ready(signal: AbortSignal, readyMs: number): Promise<void> {
-    const store = await connect({ meta: this.#plan.meta.map((node) => node.address), retryMs: readyMs })
-    const deadlineMs = performance.now() + readyMs
-    try {
-      for (;;) {
-        const dead = this.children.find((child) => !child.alive)
-        if (dead !== undefined) throw this.#startFailure(dead)
-        if (signal.aborted) return
-        const status = await store.admin.status({ timeoutMs: 2000, signal }).catch(() => undefined)
-        if (status !== undefined) this.#clusterId = status.clusterId
-        const up =
-          status?.nodes.filter((node) => node.health === 'up' && node.disks.every((disk) => disk.reconciled)).length ??
-          0
-        if (up >= this.#plan.storage.length) return
-        if (performance.now() > deadlineMs) {
-          throw new StoreError(
-            'TIMEOUT',
-            `the cluster was not ready within ${readyMs / 1000} s: allow more with --timeout, or see the logs in ${join(this.#plan.dir, 'logs')}`,
-          )
-        }
-        await new Promise((resolve) => setTimeout(resolve, 100))
+  async ready(store: Store, signal: AbortSignal, readyMs: number): Promise<void> {
+    const startMs = performance.now()
+    for (;;) {
+      const status = await store.admin.status({ timeoutMs: 2000, signal }).catch(() => undefined)
+      if (signal.aborted) return
+      if (status !== undefined) {
+        this.#clusterId = status.clusterId
+        await this.#addNew(store, status, signal)
       }
-    } finally {
-      await store.close()
+      this.#checkDead(performance.now() - startMs)
+      const nodes = status?.nodes ?? []
+      const up = nodes.filter((node) => node.health === 'up' && node.disks.every((disk) => disk.reconciled)).length
+      if (up >= this.#plan.storage.length) return
+      if (performance.now() - startMs > readyMs) {
+        throw new StoreError(
+          'TIMEOUT',
+          `the cluster was not ready within ${readyMs / 1000} s: allow more with --timeout, or see the logs in ${join(this.#plan.dir, 'logs')}`,
+        )
+      }
+      await new Promise((resolve) => setTimeout(resolve, 100))
+    }
+  }
+
+  /** Adds meta nodes that were started and are not members yet, and takes over what the members are now. */
+  async #addNew(store: Store, status: ClusterStatus, signal: AbortSignal): Promise<void> {
+    let members = status.meta
+    for (const child of this.children) {
+      const node = this.#meta.find(({ id }) => id === child.id)
+      if (node === undefined || child.kind !== 'meta' || !child.alive) continue
+      if (members.some(({ id }) => id === node.id)) continue
+      try {
+        members = (await store.admin.meta.add(node.id, node.address, { signal })).members
+        this.#say(`meta node ${node.id} was added`)
+      } catch (error) {
+        if (signal.aborted) return
+        this.#say(`meta node ${node.id} is no member: ${asStoreError(error, 'add it').message}`)
+      }
+    }
+    this.#follow(members)
+  }
+
+  #follow(members: ClusterStatus['meta']): void {
+    const meta = followMembers(this.#meta, members)
+    if (meta === this.#meta) return
+    for (const { id } of this.#meta)
+      if (!meta.some((node) => node.id === id))
+        this.#say(`meta node ${id} was removed; its data stays in ${join(this.#plan.dir, id)}`)
+    this.#meta = meta
+    this.save()
+  }
+
+  /** Throws when a child ended that should not: anything but a meta node that was removed. */
+  #checkDead(sinceMs: number): void {
+    for (const child of this.children) {
+      if (child.alive) continue
+      const isMember = child.kind === 'storage' || this.#meta.some((node) => node.id === child.id)
+      const mayBeRemoved = child.kind === 'meta' && this.#plan.clusterId !== '' && sinceMs < verdictMs
+      if (isMember && !mayBeRemoved) throw this.#startFailure(child)
+    }
+  }
+
+  /** Looks at the members from time to time, until the signal aborts. */
+  async follow(store: Store, signal: AbortSignal): Promise<void> {
+    while (!signal.aborted) {
+      const members = await store.admin.meta.ls({ timeoutMs: followMs, signal }).catch(() => undefined)
+      if (members !== undefined && !signal.aborted) this.#follow(members)
+      await new Promise<void>((resolve) => {
+        const timer = setTimeout(done, followMs)
+        function done(): void {
+          clearTimeout(timer)
+          signal.removeEventListener('abort', done)
+          resolve()
+        }
+        signal.addEventListener('abort', done, { once: true })
+      })
     }
   }
 
@@ -178,6 +248,10 @@ class LocalCluster {
       this.children.map(async (child) => {
         await child.ended
         if (this.#stopping) return
+        if (child.kind === 'meta' && !this.#meta.some((node) => node.id === child.id)) {
+          this.#say(`meta node ${child.id} (pid ${child.process.pid}), which was removed, has ended: ${child.how}`)
+          return
+        }
         this.#say(
           `${child.kind} node ${child.id} (pid ${child.process.pid}) died: ${child.how}. It is not restarted; stop and start "holdfast up" to bring it back.`,
         )
@@ -203,7 +277,9 @@ function readyLine(plan: UpPlan): string {
   const zones = new Set(plan.storage.map((node) => node.zone)).size
   const shownDir = relative(process.cwd(), plan.dir) || '.'
   const at = `./${shownDir}` === clusterDirDefault ? '' : ` --dir ${shownDir}`
-  const nodes = `${plan.meta.length} meta, ${plan.storage.length} storage, ${zones} zones`
+  const witnesses = plan.meta.filter((node) => node.witness === true).length
+  const beside = witnesses > 0 ? ' + witness' : ''
+  const nodes = `${plan.meta.length - witnesses} meta${beside}, ${plan.storage.length} storage, ${zones} zones`
   return `holdfast is ready (${nodes}; data in ${shownDir}; repair waits ${repairWait} here). Try: "npx holdfast mb photos${at}" and then "npx holdfast put README.md photos/readme.md${at}"`
 }
 
@@ -218,9 +294,13 @@ export interface UpOutput {
  * Runs a local cluster until Ctrl-C or SIGTERM; resolves when everything has stopped. Throws USAGE, IO, PORT_IN_USE,
  * TIMEOUT, UNAVAILABLE.
  */
-export async function runUp(flags: Readonly<Record<string, string | undefined>>, output: UpOutput): Promise<void> {
+export async function runUp(
+  flags: Readonly<Record<string, string | boolean | undefined>>,
+  output: UpOutput,
+): Promise<void> {
   const { say } = output
-  const readyMs = parseTime(flags['timeout'] ?? readyDefault, '--timeout')
+  const timeout = flags['timeout']
+  const readyMs = parseTime(typeof timeout === 'string' ? timeout : readyDefault, '--timeout')
   const plan = await planUp(flags)
   makeDirectory(join(plan.dir, 'logs'))
   for (const note of plan.notes) say(note)
@@ -228,10 +308,12 @@ export async function runUp(flags: Readonly<Record<string, string | undefined>>,
   const controller = new AbortController()
   const stopped = signalled.then(() => controller.abort())
   const cluster = new LocalCluster(plan, say)
+  const store = await connect({ meta: plan.meta.map((node) => node.address), retryMs: readyMs, sessions: false })
   try {
-    await cluster.ready(controller.signal, readyMs)
+    await cluster.ready(store, controller.signal, readyMs)
   } catch (error) {
     await cluster.stop()
+    await store.close()
     throw asStoreError(error, 'start the cluster')
   }
   cluster.save()
@@ -239,8 +321,12 @@ export async function runUp(flags: Readonly<Record<string, string | undefined>>,
     if (output.onReady === undefined) say(readyLine(plan))
     else output.onReady(cluster.content())
   }
+  const following = cluster.follow(store, controller.signal)
   const allDead = cluster.watch().then(() => 'all dead' as const)
   const ended = await Promise.race([stopped, allDead])
+  controller.abort()
+  await following
+  await store.close()
   await cluster.stop()
   if (ended === 'all dead')
     throw new StoreError('UNAVAILABLE', 'every node has died: start "holdfast up" again', { outcome: 'definite' })

@@ -6,7 +6,7 @@
  * Keys are compared by their UTF-8 bytes; no normalization is done, so two spellings of an accent are two keys.
  */
 
-import { utf8 } from '../base/bytes.ts'
+import { utf8Length } from '../base/bytes.ts'
 import { StoreError } from './errors.ts'
 
 export const keyBytesMax = 1024
@@ -26,7 +26,7 @@ export function checkKey(key: string): void {
   if (!key.isWellFormed()) {
     throw new StoreError('INVALID_ARGUMENT', `object name ${quote(key)} has half a surrogate pair: use valid Unicode`)
   }
-  const length = utf8(key).length
+  const length = utf8Length(key)
   if (length > keyBytesMax) {
     throw new StoreError('INVALID_ARGUMENT', `object name is ${length} bytes long: use at most ${keyBytesMax}`)
   }

@@ -12,4 +12,6 @@ export interface Files {
   overwrite(name: string, bytes: Uint8Array): Promise<void>
   remove(name: string): Promise<void>
   list(): Promise<string[]>
+  /** Bytes that may still be written to the filesystem of this directory. */
+  freeBytes(): Promise<number>
 }

@@ -17,7 +17,7 @@ import type { Env } from '../ports/env.ts'
 import type { holdfast } from '../wire/messages.ts'
 import { BlockCheck, type KnownChunk } from './block-check.ts'
 import type { ChunkStreams, Target } from './chunk-streams.ts'
-import type { MetaClient } from './meta-session.ts'
+import type { MetaCaller } from './meta-calls.ts'
 import { targetsOf } from './placements.ts'
 import { RetryPace } from './retry.ts'
 import { abortReason, Scope, sleep } from './scope.ts'
@@ -28,7 +28,7 @@ const silentMs = 2_000
 
 export interface ReadDeps {
   readonly env: Env
-  readonly meta: MetaClient
+  readonly meta: MetaCaller
   readonly streams: ChunkStreams
   /** How long a read waits for replicas that may come back. */
   readonly retryMs: number

@@ -12,21 +12,24 @@ import { StoreError } from '../model/errors.ts'
 import { limits } from '../model/limits.ts'
 import type { Env } from '../ports/env.ts'
 import { v1 } from '../wire/messages.ts'
+import { createAdmin } from './admin.ts'
+import { AnyReads } from './any-reads.ts'
 import { BufferPool } from './body.ts'
 import { ByteBudget } from './byte-budget.ts'
 import { stragglerMs } from './chunk-write.ts'
 import { hostOf } from './addresses.ts'
 import { ChunkStreams } from './chunk-streams.ts'
 import { createChunks } from './chunks.ts'
-import { bucketOf, present, statusOf } from './entries.ts'
+import { ClientSession } from './client-session.ts'
+import { bucketOf, present } from './entries.ts'
 import { Leases } from './leases.ts'
+import { type MetaCaller, routeCalls } from './meta-calls.ts'
 import { MetaClient, metaTimesDefault } from './meta-session.ts'
 import { Objects } from './objects.ts'
-import { checkBucket } from './operations.ts'
+import { checkAddress, checkBucket } from './operations.ts'
 import { Placements } from './placements.ts'
 import { Scope, sleep, within } from './scope.ts'
-import { survey } from './survey.ts'
-import type { Admin, Buckets, Store } from './types.ts'
+import type { Buckets, Store } from './types.ts'
 
 const MiB = 1024 * 1024
 /**
@@ -44,6 +47,17 @@ export interface ClientOptions {
   readonly retryMs?: number | undefined
   /** Size that objects are cut into, 64 KiB to 8 MiB. Default 4 MiB. */
   readonly chunkBytes?: number | undefined
+  /**
+   * Calls that change something happen exactly once, over lost answers and changes of the leader, for the price of a
+   * session that the cluster keeps for this client. Default true; false suits a client that makes a few calls and ends.
+   */
+  readonly sessions?: boolean | undefined
+  /**
+   * Where reads of metadata go: with the other calls, which is to the leader once one of them needs it, or to any of the
+   * meta nodes that `meta` names. Both are linearizable; `any` spreads the work, and a follower asks the leader one
+   * question for each group of reads. Default leader.
+   */
+  readonly reads?: 'leader' | 'any' | undefined
 }
 
 /** Opens a client. Nothing is sent before the first call. Throws INVALID_ARGUMENT. */
@@ -58,7 +72,10 @@ export function createClient(env: Env, options: ClientOptions): Store {
     )
   }
   const connectMs = Math.min(metaTimesDefault.connectMs, retryMs)
-  const meta = new MetaClient(env, options.meta, { ...metaTimesDefault, retryMs, connectMs })
+  const leader = new MetaClient(env, options.meta, { ...metaTimesDefault, retryMs, connectMs })
+  const once = options.sessions === false ? undefined : new ClientSession(env, leader)
+  const reads = readsOf(options) === 'any' ? new AnyReads(env, leader, options.meta) : undefined
+  const meta = routeCalls({ leader, once, reads })
   const streams = new ChunkStreams(env, new Set(options.meta.map(hostOf)))
   const placements = new Placements(env, meta)
   const leases = new Leases(env, meta)
@@ -89,10 +106,13 @@ export function createClient(env: Env, options: ClientOptions): Store {
     await Promise.race([over, Promise.all(behind)])
     scope.abort(new StoreError('CANCELLED', 'late copies are in'))
     scope.close()
+    const closedMs = env.clock.monotonicMs()
     await leases.close(releaseMs)
+    await once?.close(Math.max(releaseMs / 2, releaseMs - (env.clock.monotonicMs() - closedMs)))
     placements.close()
     streams.close()
-    meta.close()
+    reads?.close()
+    leader.close()
     await env.net.close()
   }
 
@@ -119,15 +139,15 @@ function checkAddresses(addresses: readonly string[]): void {
   if (addresses.length === 0) {
     throw new StoreError('INVALID_ARGUMENT', 'no meta address: give host:port of at least one meta node')
   }
-  for (const address of addresses) {
-    const port = Number(/^.+:(\d{1,5})$/.exec(address)?.[1] ?? Number.NaN)
-    if (!(port >= 1 && port <= 65_535)) {
-      throw new StoreError('INVALID_ARGUMENT', `meta address ${JSON.stringify(address.slice(0, 80))} is not host:port`)
-    }
-  }
+  for (const address of addresses) checkAddress(address, 'meta address')
 }
 
-function createBuckets(env: Env, meta: MetaClient): Buckets {
+function readsOf({ reads = 'leader' }: ClientOptions): 'leader' | 'any' {
+  if (reads === 'leader' || reads === 'any') return reads
+  throw new StoreError('INVALID_ARGUMENT', `reads ${JSON.stringify(reads)} is unknown: use leader or any`)
+}
+
+function createBuckets(env: Env, meta: MetaCaller): Buckets {
   return {
     create: (name, options = {}) =>
       within(env.clock, options, `make bucket ${name}`, async (signal) => {
@@ -151,13 +171,5 @@ function createBuckets(env: Env, meta: MetaClient): Buckets {
         const reply = await meta.call('listBuckets', {}, { signal })
         return reply.buckets.map(bucketOf)
       }),
-  }
-}
-
-function createAdmin(env: Env, meta: MetaClient, addresses: readonly string[]): Admin {
-  return {
-    status: (options = {}) =>
-      within(env.clock, options, 'status', async (signal) => statusOf(await meta.call('status', {}, { signal }))),
-    survey: (options = {}) => survey(env, addresses, options),
   }
 }

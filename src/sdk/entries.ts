@@ -10,7 +10,17 @@ import { nameOf, safeCounter } from '../wire/checks.ts'
 import type { holdfast } from '../wire/messages.ts'
 import { targetsOf } from './placements.ts'
 import type { Target } from './chunk-streams.ts'
-import type { BucketEntry, ChunkEntry, ClusterStatus, Conditions, ObjectEntry } from './types.ts'
+import type {
+  BucketEntry,
+  ChunkEntry,
+  ClusterStatus,
+  Conditions,
+  DeletesStatus,
+  ObjectEntry,
+  QuotaEntry,
+  StatusMeta,
+  VersionStatus,
+} from './types.ts'
 
 const metaRoles = ['leader', 'follower', 'learner', 'witness'] as const
 
@@ -94,6 +104,34 @@ function nodeOf(node: holdfast.v1.NodeStatus): ClusterStatus['nodes'][number] {
   }
 }
 
+/** Meta nodes as the leader sees them. */
+export function membersOf(members: readonly holdfast.v1.MetaStatus[]): StatusMeta[] {
+  return members.map(({ id, addresses, role, reachable, term, applied, versionMax, lowSpace }) => ({
+    id,
+    address: addresses[0] ?? '',
+    role: nameOf(role, metaRoles, 'role'),
+    reachable,
+    term,
+    applied,
+    versionMax,
+    lowSpace,
+  }))
+}
+
+export function quotaOf(quota: holdfast.v1.Quota): QuotaEntry {
+  const { bucket, bytesMax, objectsMax, bytes, objects } = quota
+  return { bucket: bucket === '' ? undefined : bucket, bytesMax, objectsMax, bytes, objects }
+}
+
+export function versionsOf(reply: holdfast.v1.VersionStatusReply): VersionStatus {
+  const nodes = reply.nodes.map(({ id, kind, versionMax }) => ({ id, kind, versionMax }))
+  return { version: reply.version, possible: reply.possible, nodes }
+}
+
+export function deletesOf(reply: holdfast.v1.DeletesStatusReply): DeletesStatus {
+  return { held: reply.held, incarnation: reply.incarnation, unknownReplicas: reply.unknownReplicas }
+}
+
 export function statusOf(reply: holdfast.v1.StatusReply): ClusterStatus {
   const { total, full, degraded, lastCopy, lost } = present(reply.chunks, 'chunks')
   const repair = present(reply.repair, 'repair')
@@ -106,14 +144,7 @@ export function statusOf(reply: holdfast.v1.StatusReply): ClusterStatus {
     clusterVersion: reply.clusterVersion,
     objects: reply.objects,
     bytes: reply.bytes,
-    meta: reply.meta.map((meta) => ({
-      id: meta.id,
-      address: meta.addresses[0] ?? '',
-      role: nameOf(meta.role, metaRoles, 'role'),
-      reachable: meta.reachable,
-      term: meta.term,
-      applied: meta.applied,
-    })),
+    meta: membersOf(reply.meta),
     nodes: reply.nodes.map(nodeOf),
     chunks: { total, full, degraded, lastCopy, lost },
     repair: {

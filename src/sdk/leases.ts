@@ -12,7 +12,7 @@
 import { asStoreError, StoreError } from '../model/errors.ts'
 import type { Timer } from '../ports/clock.ts'
 import type { Env } from '../ports/env.ts'
-import type { MetaClient } from './meta-session.ts'
+import type { MetaCaller } from './meta-calls.ts'
 import { Scope, withSignal } from './scope.ts'
 
 const ttlMs = 60_000
@@ -48,14 +48,14 @@ export interface LeaseUse {
 
 export class Leases {
   readonly #env: Env
-  readonly #meta: MetaClient
+  readonly #meta: MetaCaller
   readonly #held = new Set<Held>()
   readonly #lifetime: Scope
   readonly #releases = new Set<Promise<void>>()
   #current: Held | undefined
   #fetching: Promise<Held> | undefined
 
-  constructor(env: Env, meta: MetaClient) {
+  constructor(env: Env, meta: MetaCaller) {
     this.#env = env
     this.#meta = meta
     this.#lifetime = new Scope(env.clock, {}, 'hold a writer lease')

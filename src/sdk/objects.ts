@@ -11,7 +11,7 @@ import { fromUtf8, toHex } from '../base/bytes.ts'
 import { spanOfRange } from '../core/object/range.ts'
 import { asStoreError, type Outcome, StoreError } from '../model/errors.ts'
 import { limits } from '../model/limits.ts'
-import { type holdfast, v1 } from '../wire/messages.ts'
+import type { holdfast } from '../wire/messages.ts'
 import { isReplayable } from './body.ts'
 import { chunksOfPage, download, type DownloadDeps, type OpenedManifest } from './download.ts'
 import { chunksOf, conditionOf, objectOf, present } from './entries.ts'
@@ -181,7 +181,6 @@ export class Objects {
     signal: AbortSignal,
     tell: (outcome: Outcome) => void,
   ): Promise<holdfast.v1.CommitReply> {
-    const deletes = operations.length === 1 && operations[0] !== undefined && 'delete' in operations[0]
     const send = async (): Promise<holdfast.v1.CommitReply> => {
       const request = {
         commitId,
@@ -190,11 +189,7 @@ export class Objects {
       }
       tell('unknown')
       try {
-        return await this.#deps.upload.meta.call('commit', request, {
-          signal,
-          // The key is gone: an earlier attempt, or somebody else, deleted it.
-          afterUnknown: (error) => (deletes && error.code === 'NOT_FOUND' ? new v1.CommitReply() : undefined),
-        })
+        return await this.#deps.upload.meta.call('commit', request, { signal })
       } catch (error) {
         tell(asStoreError(error, 'commit').outcome)
         throw error

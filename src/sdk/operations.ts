@@ -50,6 +50,18 @@ export function checkPlace(bucket: unknown, key: unknown): void {
   checkKey(key)
 }
 
+/** Throws INVALID_ARGUMENT unless `address` is host:port. */
+export function checkAddress(address: unknown, what = 'the address'): asserts address is string {
+  checkText(address, what)
+  const port = Number(/^.+:(\d{1,5})$/.exec(address)?.[1] ?? Number.NaN)
+  if (!(port >= 1 && port <= 65_535)) refuse(`${what} ${JSON.stringify(address.slice(0, 80))} is not host:port`)
+}
+
+/** Throws INVALID_ARGUMENT unless `value` is a whole number that a bound can be. */
+export function checkBound(value: unknown, what: string): asserts value is number {
+  if (!Number.isSafeInteger(value) || (value as number) < 0) refuse(`${what} ${String(value)} is not a whole number`)
+}
+
 /** Checks of what both objects and chunks are stored with. Throws INVALID_ARGUMENT. */
 export function checkedWrite(options: Pick<PutOptions, 'replicas' | 'write'>): {
   copies: number

@@ -12,7 +12,7 @@ import { limits } from '../model/limits.ts'
 import type { Env } from '../ports/env.ts'
 import type { holdfast } from '../wire/messages.ts'
 import type { Target } from './chunk-streams.ts'
-import type { MetaClient } from './meta-session.ts'
+import type { MetaCaller } from './meta-calls.ts'
 import { Scope, sleep, withSignal } from './scope.ts'
 
 const batchChunks = 32
@@ -40,13 +40,13 @@ export function targetsOf(disks: readonly holdfast.v1.DiskAddress[]): Map<number
 
 export class Placements {
   readonly #env: Env
-  readonly #meta: MetaClient
+  readonly #meta: MetaCaller
   readonly #batches = new Map<number, Batch>()
   readonly #fetching = new Map<number, Promise<void>>()
   readonly #avoided = new Map<number, number>()
   readonly #lifetime: Scope
 
-  constructor(env: Env, meta: MetaClient) {
+  constructor(env: Env, meta: MetaCaller) {
     this.#env = env
     this.#meta = meta
     this.#lifetime = new Scope(env.clock, {}, 'find places for chunks')

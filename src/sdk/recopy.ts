@@ -17,13 +17,13 @@ import type { ByteBudget } from './byte-budget.ts'
 import { type Candidate, type LocatedChunk, readChunk, type ReadDeps } from './chunk-read.ts'
 import type { ChunkStreams, Target } from './chunk-streams.ts'
 import type { Ack, ChunkWrite } from './chunk-write.ts'
-import type { MetaClient } from './meta-session.ts'
+import type { MetaCaller } from './meta-calls.ts'
 import type { Placements } from './placements.ts'
 import { throwIfAborted } from './scope.ts'
 
 export interface RecopyDeps {
   readonly env: Env
-  readonly meta: MetaClient
+  readonly meta: MetaCaller
   readonly streams: ChunkStreams
   readonly placements: Placements
   readonly budget: ByteBudget

@@ -10,7 +10,7 @@
 import { asStoreError } from '../model/errors.ts'
 import type { Env } from '../ports/env.ts'
 import { statusOf } from './entries.ts'
-import { Link } from './meta-session.ts'
+import { Link } from './meta-link.ts'
 import { Scope } from './scope.ts'
 import type { CallLimits, ClusterStatus, MetaSurvey, StatusMeta } from './types.ts'
 
@@ -23,8 +23,9 @@ interface Answer {
 }
 
 async function ask(env: Env, address: string, signal: AbortSignal): Promise<Answer> {
-  // Only the leader knows ids and terms.
-  const meta = { id: address, address, role: 'follower', term: 0, applied: 0 } as const
+  // Only the leader knows ids, terms and versions.
+  const unknown = { term: 0, applied: 0, versionMax: 0, lowSpace: false }
+  const meta = { id: address, address, role: 'follower', ...unknown } as const
   const link = new Link(env, address)
   try {
     const { status } = await link.call({ status: {} }, signal)

@@ -221,6 +221,10 @@ export interface StatusMeta {
   readonly reachable: boolean
   readonly term: number
   readonly applied: number
+  /** Highest version of commands and formats that it supports; 0 when it was not heard of. */
+  readonly versionMax: number
+  /** Its filesystem has less free than its reserve. */
+  readonly lowSpace: boolean
 }
 
 /** What each meta node said for itself. */
@@ -287,11 +291,104 @@ export interface Buckets {
   list(options?: CallLimits): Promise<BucketEntry[]>
 }
 
+/** What a change of the membership answers. */
+export interface MetaAdded {
+  readonly members: readonly StatusMeta[]
+  /** The node is still a learner: it goes on by itself and is made a voter when it has caught up. */
+  readonly catchingUp: boolean
+}
+
+/** Membership of the metadata service. One change at a time; a majority of the nodes has to be up. */
+export interface MetaAdmin {
+  /** The members as the leader sees them. */
+  ls(options?: CallLimits): Promise<StatusMeta[]>
+  /**
+   * Adds the node that runs at `address`, `host:port`, with an empty directory. Resolves when it counts, or with
+   * `catchingUp` when it takes long; the same call again waits on. CONDITION_FAILED when the cluster cannot take it.
+   */
+  add(id: string, address: string, options?: CallLimits): Promise<MetaAdded>
+  /** Removes a node. CONDITION_FAILED when those that remain could not lose one more, unless `force` is given. */
+  remove(id: string, options?: CallLimits & { readonly force?: boolean | undefined }): Promise<StatusMeta[]>
+  /** Hands leadership to `to`, or to the node that has most. */
+  transfer(
+    to?: string,
+    options?: CallLimits,
+  ): Promise<{
+    readonly leader: string
+    /** Time without a leader, as the old one saw it. */
+    readonly tookMs: number
+  }>
+}
+
+/** A bound on what a bucket or the cluster holds, and what counts against it. One copy of each object counts. */
+export interface QuotaEntry {
+  /** Undefined for the whole cluster. */
+  readonly bucket: string | undefined
+  /** 0: no bound. */
+  readonly bytesMax: number
+  /** 0: no bound. */
+  readonly objectsMax: number
+  readonly bytes: number
+  readonly objects: number
+}
+
+export interface QuotaAdmin {
+  /** The cluster first, then every bucket that has one, by name. */
+  list(options?: CallLimits): Promise<QuotaEntry[]>
+  /** Sets both bounds of a bucket, or of the cluster when `bucket` is undefined; 0 or left out: no bound. */
+  set(
+    bucket: string | undefined,
+    bounds: { readonly bytesMax?: number | undefined; readonly objectsMax?: number | undefined },
+    options?: CallLimits,
+  ): Promise<void>
+}
+
+/** Versions of commands and formats. */
+export interface VersionStatus {
+  /** In force. */
+  readonly version: number
+  /** Highest that every node supports; 0 when a node was not heard of. */
+  readonly possible: number
+  readonly nodes: readonly {
+    readonly id: string
+    readonly kind: string
+    /** 0 when the leader has not heard of it. */
+    readonly versionMax: number
+  }[]
+}
+
+export interface VersionAdmin {
+  status(options?: CallLimits): Promise<VersionStatus>
+  /**
+   * Raises the version in force, by default as far as every node supports. There is no way back: older programs do not
+   * start any more. CONDITION_FAILED while a node does not support it.
+   */
+  raise(version?: number, options?: CallLimits): Promise<VersionStatus>
+}
+
+/** Whether replicas may be deleted physically; held after the metadata was recovered. */
+export interface DeletesStatus {
+  readonly held: boolean
+  /** Rises each time the metadata is recovered; 1 before. */
+  readonly incarnation: number
+  /** Replicas on disks that the metadata does not know and that would be deleted, as far as reports came in. */
+  readonly unknownReplicas: number
+}
+
+export interface DeletesAdmin {
+  status(options?: CallLimits): Promise<DeletesStatus>
+  resume(options?: CallLimits): Promise<DeletesStatus>
+}
+
 export interface Admin {
   /** Asks the leader. NO_QUORUM or UNAVAILABLE when there is none. */
   status(options?: CallLimits): Promise<ClusterStatus>
   /** Asks every meta node by itself, within 1.5 s when no limit is given: answers without a leader, too. */
   survey(options?: CallLimits): Promise<MetaSurvey>
+  readonly meta: MetaAdmin
+  readonly quotas: QuotaAdmin
+  readonly version: VersionAdmin
+  readonly deletes: DeletesAdmin
 }
 
 /** A connection to one cluster. */

@@ -20,7 +20,7 @@ import { type BufferPool, type ChunkSource, openBody, type Piece, sizeOfBody } f
 import type { ByteBudget } from './byte-budget.ts'
 import { ChunkWrite, neededAcks, stragglerMs, type WriteDeps } from './chunk-write.ts'
 import type { Leases, LeaseUse } from './leases.ts'
-import type { MetaClient } from './meta-session.ts'
+import type { MetaCaller } from './meta-calls.ts'
 import { replaceLostCopies } from './recopy.ts'
 import { Scope, sleep, throwIfAborted, withSignal } from './scope.ts'
 import type { Body } from './types.ts'
@@ -33,7 +33,7 @@ const recopyTries = 6
 const fencedMs = 30_000
 
 export interface UploadDeps extends WriteDeps {
-  readonly meta: MetaClient
+  readonly meta: MetaCaller
   readonly leases: Leases
   /** Bytes of chunks on their way, of all uploads. */
   readonly budget: ByteBudget

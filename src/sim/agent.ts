@@ -1,5 +1,5 @@
 /**
- * A simulated storage node: a small honest model that speaks the real protocol with meta and with clients.
+ * The model of a storage node: a small and honest one that speaks the real protocol with meta and with clients.
  *
  * It keeps chunk ids and roots instead of bytes. What it acknowledged survives a crash, what was being written may or
  * may not; a deleted chunk stays deleted. It refuses writes when it has not heard from meta for a while, refuses orders
@@ -13,6 +13,7 @@ import type { Clock, Timer } from '../ports/clock.ts'
 import type { Duplex, NetClient, NetServer } from '../ports/net.ts'
 import type { holdfast } from '../wire/messages.ts'
 import { nodeMethods, storageMethods } from '../wire/methods.ts'
+import type { ReplicaDisk } from './context.ts'
 import type { Seeded } from './seed.ts'
 
 type Order = holdfast.v1.MetaOrder
@@ -28,11 +29,12 @@ interface HeldChunk {
 }
 
 /** One simulated disk: what survives its node's crashes. */
-export class AgentDisk {
-  readonly id: string
+export class AgentDisk implements ReplicaDisk {
+  id: string
   readonly chunks = new Map<ChunkId, HeldChunk>()
   /** Being written: on disk or not after a crash. */
   readonly writing = new Map<ChunkId, HeldChunk>()
+  readonly #ever = new Set<ChunkId>()
   number = 0
   generation = 0
 
@@ -41,15 +43,43 @@ export class AgentDisk {
   }
 
   crash(random: Seeded): void {
-    for (const [id, chunk] of this.writing) if (random.chance(0.5)) this.chunks.set(id, chunk)
+    for (const [id, chunk] of this.writing) if (random.chance(0.5)) this.keep(id, chunk)
     this.writing.clear()
     this.generation = 0
     this.number = 0
   }
 
+  /** The chunk is on disk, and is acknowledged with that. */
+  keep(id: ChunkId, chunk: HeldChunk): void {
+    this.chunks.set(id, chunk)
+    this.#ever.add(id)
+  }
+
+  everHad(id: ChunkId): boolean {
+    return this.#ever.has(id)
+  }
+
+  /** Another, empty disk is in its place. */
+  replace(id: string): void {
+    this.id = id
+    this.chunks.clear()
+    this.writing.clear()
+  }
+
   intact(id: ChunkId): boolean {
     const chunk = this.chunks.get(id)
     return chunk !== undefined && !chunk.rotten && !chunk.quarantined
+  }
+
+  intactIds(): ChunkId[] {
+    return [...this.chunks.keys()].filter((id) => this.intact(id)).sort((a, b) => a - b)
+  }
+
+  rot(id: ChunkId): boolean {
+    const chunk = this.chunks.get(id)
+    if (chunk === undefined) return false
+    chunk.rotten = true
+    return true
   }
 }
 
@@ -142,7 +172,7 @@ export class Agent {
     disk.writing.set(id, chunk)
     await this.#wait(this.#options.random.between(0.3, 2) * this.#options.syncMs)
     disk.writing.delete(id)
-    disk.chunks.set(id, chunk)
+    disk.keep(id, chunk)
   }
 
   #get(request: holdfast.v1.Get): holdfast.v1.GetChunkReply.$Properties {
@@ -181,7 +211,7 @@ export class Agent {
         incarnation: this.#incarnation,
         disks: this.#reports(),
         termSeen: this.#options.memory.termSeen,
-        versionMax: 1,
+        versionMax: 2,
       },
     })
     // An attach that nobody answers is given up.

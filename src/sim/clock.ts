@@ -108,9 +108,14 @@ class EventQueue {
 /** One line of a trace: virtual milliseconds, who, what. */
 export type TraceLine = (timeMs: number, host: string, text: string) => void
 
+/**
+ * Calls `step` again and again until it gives false, and between two calls lets every settled promise be followed to its
+ * end. Given from outside, because only the real event loop can do that. Rejects with what `step` throws.
+ */
+export type Turns = (step: () => boolean) => Promise<void>
+
 export interface WorldOptions {
-  /** Resolves after every settled promise was followed up: one turn of the real event loop, given from outside. */
-  readonly drain: () => Promise<void>
+  readonly turns: Turns
   readonly trace?: TraceLine | undefined
 }
 
@@ -120,16 +125,18 @@ const eventsPerInstantMax = 20_000
 /** The event loop of a simulated world. */
 export class World {
   readonly #queue = new EventQueue()
-  readonly #drain: () => Promise<void>
+  readonly #turns: Turns
   readonly #trace: TraceLine | undefined
   #order = 0
   #nowUs = 0
   #hash = 0x811c9dc5
   #events = 0
   #eventsNow = 0
+  /** Whose event ran last; undefined when it was nobody's. */
+  last: SimProcess | undefined
 
   constructor(options: WorldOptions) {
-    this.#drain = options.drain
+    this.#turns = options.turns
     this.#trace = options.trace
   }
 
@@ -186,10 +193,29 @@ export class World {
   /** Runs events until `untilMs` or until `done`; `check` runs after each event and throws when something is broken. */
   async run(untilMs: number, check: () => void, done?: () => boolean): Promise<void> {
     const untilUs = untilMs * 1000
-    await this.#drain()
+    let begun = false
+    let ran = false
+    await this.#turns(() => {
+      if (!begun) {
+        // The first turn follows up what was begun before the run.
+        begun = true
+        return true
+      }
+      if (ran) {
+        check()
+        if (done?.() === true) return false
+      }
+      ran = this.#runNext(untilUs)
+      return ran
+    })
+    if (done === undefined) this.#nowUs = Math.max(this.#nowUs, untilUs)
+  }
+
+  /** Runs the next event up to `untilUs`; false when there is none. */
+  #runNext(untilUs: number): boolean {
     for (;;) {
       const next = this.#queue.peek()
-      if (next === undefined || next.timeUs > untilUs) break
+      if (next === undefined || next.timeUs > untilUs) return false
       this.#queue.pop()
       this.#eventsNow = next.timeUs > this.#nowUs ? 0 : this.#eventsNow + 1
       if (this.#eventsNow > eventsPerInstantMax) {
@@ -205,12 +231,10 @@ export class World {
       this.#events++
       this.#hash = fnv(next.label, (this.#hash ^ next.timeUs) >>> 0)
       next.run = undefined
+      this.last = host
       run()
-      await this.#drain()
-      check()
-      if (done?.() === true) return
+      return true
     }
-    if (done === undefined) this.#nowUs = Math.max(this.#nowUs, untilUs)
   }
 }
 

@@ -1,6 +1,6 @@
 /**
- * One simulated run: three real meta nodes (the real service, the real Raft core) and simulated storage nodes and
- * clients, in one process, on virtual time, from one seed.
+ * One simulated run: real meta nodes (the real service, the real Raft core), storage nodes and clients, in one process, on
+ * virtual time, from one seed.
  *
  * Phases: form the cluster in quiet; let clients work while the nemesis strikes; mend everything; then demand that the
  * cluster comes back to health by itself: a leader, a fresh write, every acknowledged object readable, every chunk at
@@ -8,29 +8,30 @@
  * The same seed gives the same run, event for event; `hash` says so.
  */
 
-import { toHex } from '../base/bytes.ts'
 import type { MetaConfig } from '../config/types.ts'
-import type { RaftLimits } from '../core/raft/types.ts'
 import type { Env } from '../ports/env.ts'
-import type { KvOperation } from '../ports/kv.ts'
-import { decodeEntry, entryKey } from '../services/meta/log-format.ts'
-import { createMetaNode, type MetaNode } from '../services/meta/meta.ts'
-import { Agent, AgentDisk } from './agent.ts'
-import { SimProcess, simClock, type TraceLine, World } from './clock.ts'
-import { SimFilesDisk } from './files.ts'
+import { ClientHost } from './client-host.ts'
+import { SimProcess, simClock, type TraceLine, type Turns, World } from './clock.ts'
+import type { SimContext } from './context.ts'
 import { checkHistory, History } from './history.ts'
-import { appliedIn, Invariants } from './invariants.ts'
-import { type DiskTimes, SimKvDisk } from './kv.ts'
-import { type FaultKind, Nemesis, type Victim } from './nemesis.ts'
+import { Invariants } from './invariants.ts'
+import { MetaCaller } from './meta-caller.ts'
+import { MetaHost } from './meta-host.ts'
+import { ModelClient } from './model-client.ts'
+import { type FaultKind, Nemesis } from './nemesis.ts'
 import { SimNet } from './net.ts'
+import { Operator } from './operator.ts'
+import { SdkClient } from './sdk-client.ts'
 import { Seeded } from './seed.ts'
 import { type LoggedEvent, simEntropy, simHasher, simLog, SimMetrics } from './sinks.ts'
-import { SimClient } from './workload.ts'
+import { ModelStorageHost, RealStorageHost, type StorageHost } from './storage-host.ts'
+import { describeSwarm, drawSwarm, type Swarm, type SwarmOverrides } from './swarm.ts'
+import { Values } from './values.ts'
+import type { SimWorker, WorkloadOptions } from './workload.ts'
 
-export interface SimOptions {
+export interface SimOptions extends SwarmOverrides {
   readonly seed: number
-  /** One turn of the real event loop: resolves when every settled promise has been followed up. */
-  readonly drain: () => Promise<void>
+  readonly turns: Turns
   readonly trace?: TraceLine | undefined
   /** The faults to choose from; by default some of all, drawn from the seed. */
   readonly faults?: readonly FaultKind[] | undefined
@@ -38,7 +39,12 @@ export interface SimOptions {
   readonly chaosMs: number
   /** Virtual time the cluster is given to come back to health afterwards. */
   readonly healMs: number
+  /** Ends the run at this virtual time, before its end, without the checks of the end. */
+  readonly untilMs?: number | undefined
 }
+
+/** The run was asked to end early. */
+class EndedEarly extends Error {}
 
 export interface SimResult {
   readonly seed: number
@@ -53,243 +59,129 @@ export interface SimResult {
   readonly plan: string
 }
 
-const metaCount = 3
-const storageCount = 5
-const clientCount = 5
-const keyCount = 4
+/** A run that failed, with what it was a run of. */
+export class SimFailure extends Error {
+  readonly faults: readonly FaultKind[]
+  readonly clients: number
+  readonly storage: Swarm['storage']
+
+  constructor(cause: Error, faults: readonly FaultKind[], swarm: Swarm) {
+    super(cause.message, { cause })
+    this.faults = faults
+    this.clients = swarm.sdkClients.length
+    this.storage = swarm.storage
+  }
+}
+
+const bucket = 'bucket'
 const copies = 3
 
 function metaAddress(i: number): string {
   return `10.0.0.${i + 1}:7400`
 }
 
-/** A meta node and what survives its crashes. */
-class MetaHost implements Victim {
-  readonly host: SimProcess
-  readonly kind = 'meta'
-  readonly kv: SimKvDisk
-  readonly files: SimFilesDisk
-  node: MetaNode | undefined
-  readonly #sim: Simulation
-  readonly #config: MetaConfig
-  /** Applied entries up to here were compared with those of the other nodes. */
-  #compared = 0
-  /** Name of the state's store; another one after a snapshot was installed. */
-  #store = ''
-  /** A snapshot that is or was written into another store. */
-  #image: { readonly store: string; readonly index: number } | undefined
-  readonly #limits: Partial<RaftLimits>
-
-  constructor(sim: Simulation, config: MetaConfig, times: DiskTimes, limits: Partial<RaftLimits>) {
-    this.#sim = sim
-    this.#config = config
-    this.#limits = limits
-    this.host = new SimProcess(config.id)
-    this.kv = new SimKvDisk(sim.world, sim.random.fork(`${config.id} kv`), times)
-    this.files = new SimFilesDisk(sim.world, sim.random.fork(`${config.id} files`), times)
-    this.kv.onBatch((store, operations, sync) => {
-      if (!store.startsWith('state') || this.#isImage(store, operations, sync)) return
-      sim.watch(() => {
-        const index = sim.invariants.stateWritten(config.id, operations)
-        if (index !== undefined) this.#appliedUpTo(store, index)
-      })
-    })
-  }
-
-  /**
-   * True for writes of a snapshot into a store that is not the state yet, and may never be: it counts, as a whole, with
-   * the first entry that is applied on it.
-   */
-  #isImage(store: string, operations: readonly KvOperation[], sync: boolean): boolean {
-    if (store === this.#store || this.#store === '') return false
-    const index = appliedIn(operations)?.index
-    if (index === undefined) return true
-    if (this.#image?.store === store && sync && index > this.#image.index) return false
-    if (!sync || this.#image?.store !== store) this.#image = { store, index }
-    return true
-  }
-
-  /** Compares what was applied with what the other nodes applied there, entry by entry. */
-  #appliedUpTo(store: string, index: number): void {
-    this.#sim.world.note(this.host.id, `applied ${index}`)
-    if (store !== this.#store && this.#store !== '') {
-      // The state came as a snapshot, into a new store. The log beside it may still be the one it replaces.
-      this.#compared = this.#image?.index ?? index
-    }
-    this.#store = store
-    for (let at = this.#compared + 1; at <= index; at++) {
-      const stored = this.kv.peek('raft-log', entryKey(at))
-      const entry = stored === undefined ? undefined : decodeEntry(stored)?.entry
-      if (entry === undefined) continue
-      const text = `term ${entry.term} ${entry.type} ${toHex(entry.payload)}`
-      this.#sim.invariants.applied(this.host.id, at, text)
-    }
-    this.#compared = index
-  }
-
-  start(): void {
-    this.host.alive = true
-    const { host } = this
-    const env = this.#sim.env(host)
-    const node = createMetaNode(
-      env,
-      { files: this.files.port(host), kv: this.kv.factory(host) },
-      this.#config,
-      this.#limits,
-    )
-    this.node = node
-    node.onFatal((reason) => this.#sim.fail(reason))
-    node.bind(this.#sim.net.listen(host, this.#config.advertise))
-    const { incarnation } = host
-    node.start().catch((error: unknown) => {
-      if (host.incarnation === incarnation) this.#sim.fail(error)
-    })
-  }
-
-  crash(): void {
-    this.host.alive = false
-    this.host.paused = false
-    this.host.held = []
-    this.host.incarnation++
-    this.node = undefined
-    this.#sim.net.crash(this.host)
-    this.kv.crash()
-    this.files.crash()
-  }
-
-  /** Looks at who leads; called after every event. */
-  check(): void {
-    const status = this.node?.status()
-    if (status?.role === 'leader') {
-      this.#sim.invariants.leads(this.host.id, status.term)
-    }
-  }
-}
-
-/** A simulated storage node and its disks. */
-class StorageHost implements Victim {
-  readonly host: SimProcess
-  readonly kind = 'storage'
-  readonly disks: readonly AgentDisk[]
-  readonly #sim: Simulation
-  readonly #address: string
-  readonly #zone: string
-  readonly #memory = { clusterId: '', termSeen: 0 }
-  readonly #random: Seeded
-  agent: Agent | undefined
-
-  constructor(sim: Simulation, i: number, disks: readonly AgentDisk[]) {
-    this.#sim = sim
-    this.host = new SimProcess(`s${i + 1}`)
-    this.#address = `10.0.1.${i + 1}:7500`
-    this.#zone = `z${(i % 2) + 1}`
-    this.disks = disks
-    this.#random = sim.random.fork(`storage ${i}`)
-  }
-
-  start(): void {
-    this.host.alive = true
-    const { host } = this
-    this.agent = new Agent({
-      id: host.id,
-      zone: this.#zone,
-      address: this.#address,
-      meta: Array.from({ length: metaCount }, (_, i) => metaAddress(i)),
-      disks: this.disks,
-      heartbeatMs: 200,
-      metaSilenceMs: 1500,
-      syncMs: 5,
-      clock: simClock(this.#sim.world, host),
-      net: this.#sim.net.client(host),
-      random: this.#random.fork('run'),
-      memory: this.#memory,
-      onDeleted: (disk, id) => {
-        this.#sim.world.note(host.id, `deleted ${id} of disk ${disk.number}`)
-        this.#sim.watch(() => this.#sim.invariants.replicaGone(id))
-      },
-    })
-    this.agent.bind(this.#sim.net.listen(host, [this.#address]))
-    this.agent.start()
-  }
-
-  crash(): void {
-    this.host.alive = false
-    this.host.paused = false
-    this.host.held = []
-    this.host.incarnation++
-    this.#sim.net.crash(this.host)
-    for (const disk of this.disks) disk.crash(this.#random)
-  }
-}
-
 /** A run and everything in it. */
-class Simulation {
+class Simulation implements SimContext {
   readonly world: World
   readonly random: Seeded
   readonly net: SimNet
   readonly invariants: Invariants
-  readonly history = new History()
+  readonly #history = new History()
+  readonly #values = new Values()
   readonly #options: SimOptions
-  readonly #metas: readonly MetaHost[]
+  readonly #swarm: Swarm
+  /** Founding members, then those that an operator added. */
+  readonly #metas: MetaHost[]
   readonly #storages: readonly StorageHost[]
-  readonly #clients: readonly SimClient[]
+  readonly #clients: readonly ClientHost[]
   readonly #nemesis: Nemesis
+  readonly #operator: Operator
+  readonly #keys: readonly string[]
   #failure: Error | undefined
 
   constructor(options: SimOptions) {
     this.#options = options
-    this.world = new World({ drain: options.drain, trace: options.trace })
+    this.world = new World({ turns: options.turns, trace: options.trace })
     this.random = new Seeded(options.seed)
-    const swarm = this.random.fork('swarm')
-    this.net = new SimNet(this.world, this.random.fork('net'), {
-      delayMinMs: swarm.between(0.1, 5),
-      delayMeanMs: swarm.between(0.1, 10),
-      lossRate: swarm.chance(0.5) ? swarm.between(0, 0.01) : 0,
-      duplicateRate: swarm.chance(0.5) ? swarm.between(0, 0.1) : 0,
-    })
-    const times: DiskTimes = {
-      writeMs: swarm.between(0.05, 0.5),
-      syncMs: swarm.between(0.2, 8),
-      stallRate: swarm.chance(0.3) ? 0.01 : 0,
-      stallMs: swarm.between(10, 800),
-    }
-    // A short log makes laggards need a snapshot; a long one never does.
-    const compactEntries = swarm.chance(0.5) ? 20 + swarm.below(60) : 20_000
-    const limits = { compactEntries, trailingEntries: Math.floor(compactEntries / 4) }
-    const disks = Array.from({ length: storageCount }, () => new AgentDisk(toHex(this.random.bytes(16))))
-    this.invariants = new Invariants(disks, this.history.writes)
-    this.#metas = Array.from({ length: metaCount }, (_, i) => new MetaHost(this, metaConfig(i), times, limits))
-    this.#storages = disks.map((disk, i) => new StorageHost(this, i, [disk]))
-    const clientHosts = Array.from({ length: clientCount + 1 }, (_, i) => this.#client(i))
-    this.#clients = clientHosts.map((host) => host.client)
+    const swarm = drawSwarm(this.random.fork('swarm'), options)
+    this.#swarm = swarm
+    this.#keys = Array.from({ length: swarm.keyCount }, (_, at) => `key-${at}`)
+    this.net = new SimNet(this.world, this.random.fork('net'), swarm.net)
+    this.#metas = Array.from({ length: swarm.metaCount }, (_, i) => this.#meta(i))
+    this.#storages = Array.from({ length: swarm.storageCount }, (_, i) => this.#storage(i))
+    const disks = this.#storages.flatMap((storage) => storage.disks)
+    this.invariants = new Invariants(disks, this.#history, () => this.#newest()?.peek())
+    this.#clients = swarm.sdkClients.map(
+      (sdk, i) => new ClientHost(this, `c${i + 1}`, (env, host) => this.#worker(sdk, env, host)),
+    )
     this.#nemesis = new Nemesis({
       world: this.world,
       net: this.net,
       random: this.random.fork('nemesis'),
-      victims: [...this.#metas, ...this.#storages, ...clientHosts.slice(1).map((host) => host.victim)],
-      disks,
+      metas: this.#metas,
+      storages: this.#storages,
+      clients: this.#clients,
       intactCopies: (id) => this.invariants.intactCopies(id),
+      everOn: (id) => disks.filter((disk) => disk.everHad(id)).length,
       kinds: options.faults,
-      leader: () => this.leader(),
+      leader: () => this.#metas.find((meta) => meta.node?.status().role === 'leader')?.host.id,
+      operate: (kind) => this.#operator.strike(kind, (error) => this.fail(error)),
+    })
+    this.#operator = this.#createOperator()
+  }
+
+  #createOperator(): Operator {
+    const { clock, net } = this.env(this.#bystander('operator'))
+    const random = this.random.fork('operator')
+    return new Operator({
+      caller: new MetaCaller({ clock, net, random, meta: this.#metaAddresses }),
+      random,
+      metas: this.#metas,
+      bucket,
+      founding: this.#swarm.metaCount,
+      spare: () => {
+        const meta = this.#meta(this.#metas.length)
+        this.#metas.push(meta)
+        return meta
+      },
+      note: (text) => this.world.note('operator', text),
     })
   }
 
-  env(host: SimProcess): Env {
+  #meta(i: number): MetaHost {
+    const { metaCount, metaTimes, limits } = this.#swarm
+    return new MetaHost(this, metaConfig(i, metaCount), metaTimes, limits)
+  }
+
+  /** A process that nothing happens to. */
+  #bystander(id: string): SimProcess {
+    const host = new SimProcess(id)
+    host.alive = true
+    return host
+  }
+
+  get #metaAddresses(): readonly string[] {
+    return Array.from({ length: this.#swarm.metaCount }, (_, at) => metaAddress(at))
+  }
+
+  #storage(i: number): StorageHost {
+    const meta = this.#metaAddresses
+    const place = { id: `s${i + 1}`, zone: `z${(i % 2) + 1}`, address: `10.0.1.${i + 1}:7500`, meta }
+    if (this.#swarm.storage === 'model') return new ModelStorageHost(this, place)
+    return new RealStorageHost(this, place, this.#swarm.storageTimes, this.#swarm.disksPerNode)
+  }
+
+  env(host: SimProcess, excused: (event: LoggedEvent) => boolean = () => false): Env {
     return {
       clock: simClock(this.world, host),
       entropy: simEntropy(this.random.fork(`${host.id} entropy ${host.incarnation}`)),
       hasher: simHasher,
       net: this.net.client(host),
-      log: simLog(this.world, host.id, (event) => this.#logged(event)),
+      log: simLog(this.world, host.id, (event) => this.#logged(event, excused)),
       metrics: new SimMetrics(),
     }
   }
 
-  leader(): string | undefined {
-    return this.#metas.find((meta) => meta.node?.status().role === 'leader')?.host.id
-  }
-
-  /** Runs a check inside of a service's call: what it throws ends the run, and the service does not get to catch it. */
   watch(check: () => void): void {
     try {
       check()
@@ -302,31 +194,49 @@ class Simulation {
     this.#failure ??= error instanceof Error ? error : new Error(String(error))
   }
 
-  #logged(event: LoggedEvent): void {
-    if (event.level === 'error')
-      this.fail(new Error(`${event.host} logged an error: ${event.event} ${JSON.stringify(event.fields)}`))
+  #logged(event: LoggedEvent, excused: (event: LoggedEvent) => boolean): void {
+    if (event.level !== 'error' || excused(event)) return
+    this.fail(new Error(`${event.host} logged an error: ${event.event} ${JSON.stringify(event.fields)}`))
   }
 
-  #client(i: number): { client: SimClient; victim: Victim } {
-    const host = new SimProcess(i === 0 ? 'probe' : `c${i}`)
-    host.alive = true
-    const client = new SimClient({
-      clock: simClock(this.world, host),
-      net: this.net.client(host),
-      random: this.random.fork(host.id),
-      meta: Array.from({ length: metaCount }, (_, at) => metaAddress(at)),
-      history: this.history,
-      keys: Array.from({ length: keyCount }, (_, at) => `key-${at}`),
+  /** A meta node that has applied everything that any of them ever has. */
+  #newest(): MetaHost | undefined {
+    return this.#metas.find((meta) => meta.node !== undefined && meta.appliedIndex >= this.invariants.highestApplied)
+  }
+
+  #workload(host: SimProcess): WorkloadOptions {
+    return {
+      random: this.random.fork(`${host.id} ${host.incarnation}`),
+      bucket,
+      keys: this.#keys,
       copies,
+      history: this.#history,
+      values: this.#values,
       trueMs: () => this.world.nowMs,
-      onAcked: (key, version, chunks) => this.invariants.acknowledged(key, version, chunks),
-    })
-    return { client, victim: { host, kind: 'client', crash: () => {}, start: () => {} } }
+      onAcked: (key, version, etag) => this.invariants.acknowledged(key, version, etag),
+    }
+  }
+
+  #worker(sdk: boolean, env: Env, host: SimProcess): SimWorker {
+    const meta = this.#metaAddresses
+    const workload = this.#workload(host)
+    if (sdk) return new SdkClient({ ...workload, env, meta })
+    return new ModelClient({ ...workload, clock: env.clock, net: env.net, meta })
+  }
+
+  /** A client that nothing happens to, for what the run itself has to ask. */
+  #probe(): ModelClient {
+    const host = this.#bystander('probe')
+    const { clock, net } = this.env(host)
+    return new ModelClient({ ...this.#workload(host), clock, net, meta: this.#metaAddresses })
   }
 
   #check(): void {
     if (this.#failure !== undefined) throw this.#failure
-    for (const meta of this.#metas) meta.check()
+    if (this.world.nowMs >= (this.#options.untilMs ?? Number.POSITIVE_INFINITY)) throw new EndedEarly()
+    // A process changes in its own events and in those that are nobody's.
+    const { last } = this.world
+    for (const meta of this.#metas) if (last === undefined || last === meta.host) meta.check()
   }
 
   /** Runs until `step` has settled; fails after `forMs` of virtual time. */
@@ -348,43 +258,71 @@ class Simulation {
   }
 
   async run(): Promise<SimResult> {
+    try {
+      await this.#run()
+      return this.#result()
+    } catch (error) {
+      if (error instanceof EndedEarly) return this.#result()
+      const cause = error instanceof Error ? error : new Error(String(error))
+      throw new SimFailure(cause, this.#nemesis.kinds, this.#swarm)
+    }
+  }
+
+  async #run(): Promise<void> {
+    const { healMs, chaosMs } = this.#options
     for (const host of [...this.#metas, ...this.#storages]) host.start()
-    const probe = this.#clients[0] as SimClient
+    const probe = this.#probe()
     const made = await this.#during('form the cluster and make a bucket', 60_000, () => probe.makeBucket())
     if (!made) throw new Error('the bucket was not made in a quiet cluster')
-    const workers = this.#clients.slice(1)
-    const working = Promise.all(workers.map((client) => client.run())).catch((error: unknown) => this.fail(error))
-    this.world.note('run', `nemesis: ${this.#nemesis.plan}`)
+    for (const client of this.#clients) client.start()
+    this.world.note('run', this.#plan)
     this.#nemesis.start()
-    await this.world.run(this.world.nowMs + this.#options.chaosMs, () => this.#check())
+    await this.world.run(this.world.nowMs + chaosMs, () => this.#check())
     this.#nemesis.stop()
     this.net.faults = { ...this.net.faults, lossRate: 0, duplicateRate: 0 }
     this.world.note('run', 'mended')
-    for (const client of workers) client.stopped = true
-    await this.#during('clients come to their end', this.#options.healMs, () => working)
-    await this.#during('the cluster comes back to health', this.#options.healMs, () => this.#healthy(probe))
-    await this.#during('all nodes apply the same', this.#options.healMs, () => this.#level())
-    checkHistory(this.history)
+    for (const client of this.#clients) client.stop()
+    await this.#during('the operator brings the members in order', healMs, () => this.#operator.settle())
+    await this.#during('clients come to their end', healMs, () => this.#until(() => this.#clients.every((c) => c.over)))
+    await this.#during('the cluster comes back to health', healMs, () => this.#healthy(probe))
+    await this.#during('all nodes apply the same', healMs, () => this.#until(() => this.#isLevel()))
+    checkHistory(this.#history)
+  }
+
+  get #plan(): string {
+    return `${describeSwarm(this.#swarm)}; ${this.#nemesis.plan}`
+  }
+
+  #result(): SimResult {
     return {
       seed: this.#options.seed,
       hash: this.world.hash,
       events: this.world.events,
       virtualMs: Math.round(this.world.nowMs),
       operations: this.#clients.reduce((sum, client) => sum + client.done, 0),
-      applied: Math.max(...this.#metas.map((meta) => this.invariants.appliedOf(meta.host.id))),
-      plan: this.#nemesis.plan,
+      applied: this.invariants.highestApplied,
+      plan: this.#plan,
+    }
+  }
+
+  /** Resolves when `done` says so, asked every 10 ms. */
+  async #until(done: () => boolean): Promise<void> {
+    while (!done()) {
+      await new Promise<void>((resolve) => {
+        this.world.after(10, 'look', undefined, resolve)
+      })
     }
   }
 
   /** Resolves when a fresh write is acknowledged, everything is readable and every chunk has its copies. */
-  async #healthy(probe: SimClient): Promise<void> {
+  async #healthy(probe: ModelClient): Promise<void> {
     for (;;) {
       await new Promise<void>((resolve) => {
         this.world.after(250, 'probe', undefined, resolve)
       })
       const wrote = await probe.put('fresh')
       let readable = wrote
-      for (let i = 0; i < keyCount && readable; i++) readable = await probe.read(`key-${i}`)
+      for (const key of this.#keys) readable &&= await probe.read(key)
       if (!readable) {
         this.world.note('probe', `${wrote ? 'cannot read' : 'cannot write'}: ${probe.trouble}`)
         continue
@@ -396,43 +334,34 @@ class Simulation {
       this.world.note('probe', `full ${chunks?.full} of ${chunks?.total}, waiting ${waiting}, ${status.summary}`)
       if (chunks?.full === chunks?.total && waiting === 0) break
     }
-    for (const object of this.invariants.mustBeThere()) {
-      for (const chunk of object.chunks) {
-        const intact = this.invariants.intactCopies(chunk.id)
-        if (intact < 1) throw new Error(`chunk ${chunk.id} of ${object.key} has no intact copy after healing`)
-      }
-    }
+    this.invariants.checkWhole()
   }
 
-  async #level(): Promise<void> {
-    for (;;) {
-      const ends = this.#metas.flatMap((meta) => [meta.node?.status().applied, meta.node?.status().commit])
-      if (new Set(ends).size === 1) return
-      await new Promise<void>((resolve) => {
-        this.world.after(10, 'level', undefined, resolve)
-      })
-    }
+  #isLevel(): boolean {
+    const running = this.#metas.filter((meta) => !meta.gone)
+    const ends = running.flatMap((meta) => [meta.node?.status().applied, meta.node?.status().commit])
+    return new Set(ends).size === 1
   }
 }
 
-function metaConfig(i: number): MetaConfig {
+function metaConfig(i: number, count: number): MetaConfig {
   const id = `m${i + 1}`
   return {
     id,
     listen: metaAddress(i),
     advertise: [metaAddress(i)],
     dataDir: `/sim/${id}`,
-    peers: Array.from({ length: metaCount }, (_, peer) => ({ id: `m${peer + 1}`, address: metaAddress(peer) })),
+    peers: Array.from({ length: count }, (_, peer) => ({ id: `m${peer + 1}`, address: metaAddress(peer) })),
     raft: { tickMs: 20, heartbeatTicks: 2, electionTicks: 10, electionSpreadTicks: 10, leaseReads: false },
     witness: false,
-    reserveBytes: 0,
+    reserveBytes: 64 * 1024 * 1024,
     repair: { waitDegradedMs: 1500, waitAtRiskMs: 500, copiesMax: 16, copiesPerNode: 4 },
     health: { heartbeatMs: 200, suspectMs: 700, downMs: 2000 },
     gcGraceMs: 3000,
   }
 }
 
-/** Runs one seed; rejects with the first broken invariant, contradiction or missed goal. */
+/** Runs one seed; rejects with the first broken invariant, contradiction or missed goal, as a SimFailure. */
 export async function simulate(options: SimOptions): Promise<SimResult> {
   return await new Simulation(options).run()
 }

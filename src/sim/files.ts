@@ -1,11 +1,13 @@
 /**
  * Simulated small files of one disk. `write` is atomic: a crash in its middle leaves the old content or the new one.
- * `overwrite` is not: a crash leaves any mix of small pieces of the two, which is harsher than real sectors.
+ * `overwrite` is not: a crash, or a write that fails, leaves any mix of small pieces of the two, which is harsher than
+ * real sectors.
  */
 
+import { assert } from '../base/assert.ts'
 import type { Files } from '../ports/files.ts'
-import type { SimProcess, World } from './clock.ts'
-import type { DiskTimes } from './kv.ts'
+import type { SimProcess } from './clock.ts'
+import type { SimDevice } from './disk.ts'
 import type { Seeded } from './seed.ts'
 
 const tornPieceBytes = 32
@@ -18,27 +20,25 @@ interface PendingWrite {
 
 /** The files of one simulated disk; they outlive their process. */
 export class SimFilesDisk {
-  readonly #world: World
   readonly #random: Seeded
-  readonly #times: DiskTimes
+  readonly #device: SimDevice
   readonly #files = new Map<string, Uint8Array>()
   readonly #pending = new Set<PendingWrite>()
 
-  constructor(world: World, random: Seeded, times: DiskTimes) {
-    this.#world = world
+  constructor(random: Seeded, device: SimDevice) {
     this.#random = random
-    this.#times = times
+    this.#device = device
   }
 
   crash(): void {
-    for (const write of this.#pending) {
-      if (write.atomic) {
-        if (this.#random.chance(0.5)) this.#files.set(write.name, write.bytes)
-      } else {
-        this.#files.set(write.name, this.#torn(this.#files.get(write.name), write.bytes))
-      }
-    }
+    for (const write of this.#pending) this.#half(write)
     this.#pending.clear()
+  }
+
+  /** What is left of a write that did not come to its end. */
+  #half(write: PendingWrite): void {
+    if (!write.atomic) this.#files.set(write.name, this.#torn(this.#files.get(write.name), write.bytes))
+    else if (this.#random.chance(0.5)) this.#files.set(write.name, write.bytes)
   }
 
   wipe(): void {
@@ -46,30 +46,42 @@ export class SimFilesDisk {
     this.#pending.clear()
   }
 
+  has(name: string): boolean {
+    return this.#files.has(name)
+  }
+
+  /** Flips a bit of a file, as rot does. */
+  flip(name: string, offset: number): void {
+    const bytes = this.#files.get(name)
+    assert(bytes !== undefined && offset < bytes.length, 'what rots is there')
+    bytes[offset] = (bytes[offset] as number) ^ 0x10
+  }
+
   /** The Files port for one incarnation of a process. */
   port(host: SimProcess): Files {
-    const wait = (label: string): Promise<void> => {
-      const delayMs = this.#random.between(0.3, 1.7) * this.#times.syncMs
-      return new Promise((resolve) => {
-        this.#world.after(delayMs, `${host.id} ${label}`, host, resolve)
-      })
-    }
     const put = async (name: string, bytes: Uint8Array, atomic: boolean): Promise<void> => {
       const pending: PendingWrite = { name, bytes: bytes.slice(), atomic }
       this.#pending.add(pending)
-      await wait(`file ${name}`)
-      this.#pending.delete(pending)
-      this.#files.set(name, pending.bytes)
+      try {
+        await this.#device.work('sync', host, `file ${name}`)
+        this.#files.set(name, pending.bytes)
+      } catch (error) {
+        this.#half(pending)
+        throw error
+      } finally {
+        this.#pending.delete(pending)
+      }
     }
     return {
       read: async (name) => this.#files.get(name)?.slice(),
       write: async (name, bytes) => await put(name, bytes, true),
       overwrite: async (name, bytes) => await put(name, bytes, false),
       remove: async (name) => {
-        await wait(`remove ${name}`)
+        await this.#device.work('sync', host, `remove ${name}`)
         this.#files.delete(name)
       },
       list: async () => [...this.#files.keys()].sort(),
+      freeBytes: async () => this.#device.freeBytes(0),
     }
   }
 

@@ -5,7 +5,12 @@
  * is needed: acknowledged writes, ordered by index, must respect real time; a read must see at least what was
  * acknowledged before it began, nothing that was never written, and nothing that an earlier read had seen replaced.
  * A write whose outcome is unknown may appear at any later time or never; a read that failed says nothing.
+ *
+ * What that check cannot place (deletes, writes without an answer) is left to the search of check/linearizable.ts.
  */
+
+import { checkLinearizable } from './check/linearizable.ts'
+import type { Operation } from './check/register.ts'
 
 /** A put or delete as a client saw it. `endMs` is infinite while the outcome is unknown. */
 export interface WriteRecord {
@@ -16,7 +21,7 @@ export interface WriteRecord {
   readonly startMs: number
   endMs: number
   outcome: 'acked' | 'failed' | 'unknown'
-  /** Index of the version that was put; for a delete: of the version it removed. */
+  /** Index of the version that was put; for a delete: of the version it removed. 0: not known. */
   version: number
   /** The put was made on the condition that this version was in place; 0: that there was none. */
   readonly onVersion?: number | undefined
@@ -30,10 +35,39 @@ export interface ReadRecord {
   readonly seen: { readonly etag: string; readonly version: number } | undefined
 }
 
+/** What one list showed, at one index: every key of `versions`, with 0 for those that were not there. */
+interface ListRecord {
+  readonly versions: ReadonlyMap<string, number>
+}
+
 /** All operations of a run. */
 export class History {
   readonly writes: WriteRecord[] = []
   readonly reads: ReadRecord[] = []
+  readonly lists: ListRecord[] = []
+  /** Writes of one commit, which become visible together. */
+  readonly commits: (readonly WriteRecord[])[] = []
+  readonly #byKey = new Map<string, WriteRecord[]>()
+
+  /** A write that begins now, with its outcome still open. */
+  begin(write: Pick<WriteRecord, 'kind' | 'key' | 'etag' | 'startMs' | 'onVersion'>): WriteRecord {
+    const record: WriteRecord = { ...write, endMs: Number.POSITIVE_INFINITY, outcome: 'unknown', version: 0 }
+    this.writes.push(record)
+    const known = this.#byKey.get(write.key)
+    if (known === undefined) this.#byKey.set(write.key, [record])
+    else known.push(record)
+    return record
+  }
+
+  writesOf(key: string): readonly WriteRecord[] {
+    return this.#byKey.get(key) ?? []
+  }
+
+  /** One list of all `keys`: a read of each of them, at once. */
+  list(startMs: number, endMs: number, keys: readonly string[], seen: ReadonlyMap<string, ReadRecord['seen']>): void {
+    for (const key of keys) this.reads.push({ key, startMs, endMs, seen: seen.get(key) })
+    this.lists.push({ versions: new Map(keys.map((key) => [key, seen.get(key)?.version ?? 0])) })
+  }
 }
 
 function fail(key: string, what: string): never {
@@ -130,6 +164,54 @@ function checkReadsAmong(key: string, history: KeyHistory): void {
   }
 }
 
+/** A list that shows one write of a commit shows all of them, or what came after. */
+function checkTogether(history: History): void {
+  for (const commit of history.commits) {
+    const version = commit.find((write) => write.version > 0 && write.kind === 'put')?.version
+    if (version === undefined) continue
+    for (const { versions } of history.lists) {
+      if (!commit.some((write) => write.kind === 'put' && versions.get(write.key) === version)) continue
+      for (const { key, kind } of commit) {
+        const seen = versions.get(key)
+        if (seen === undefined || seen >= version || (seen === 0 && history.writesOf(key).some(isDelete))) continue
+        fail(key, `a list shows version ${version} of another key and not the ${kind} that was committed with it`)
+      }
+    }
+  }
+}
+
+function isDelete(write: WriteRecord): boolean {
+  return write.kind === 'delete'
+}
+
+/** The records as operations on registers, one for each key, for the search (check/linearizable.ts). */
+export function operationsOf(history: History): Operation[] {
+  const writes = history.writes
+    .filter((write) => write.outcome !== 'failed')
+    .map((write, i): Operation => {
+      const { kind, etag, onVersion, version, key } = write
+      const acked = write.outcome === 'acked'
+      const op: Operation['op'] =
+        kind === 'delete'
+          ? { kind }
+          : onVersion === undefined
+            ? { kind, value: etag }
+            : { kind: 'cas', value: etag, onVersion }
+      // A delete that does not say what it removed may have come second, to a key that was gone.
+      const told = acked && (kind === 'put' || version > 0)
+      const result = told ? { ok: true, ...(kind === 'put' ? { version } : {}) } : undefined
+      return { client: `w${i}`, key, op, call: write.startMs, return: acked ? write.endMs : undefined, result }
+    })
+  const reads = history.reads.map(({ key, startMs, endMs, seen }, i): Operation => {
+    const result = { ok: true, ...(seen === undefined ? {} : { value: seen.etag, version: seen.version }) }
+    return { client: `r${i}`, key, op: { kind: 'get' }, call: startMs, return: endMs, result }
+  })
+  return [...writes, ...reads]
+}
+
+/** Steps of the search for one key; what needs more has too many unknown outcomes to be decided. */
+const searchSteps = 100_000
+
 /** Throws with one line on the first contradiction in `history`. */
 export function checkHistory(history: History): void {
   const keys = [...new Set([...history.writes, ...history.reads].map((record) => record.key))].sort()
@@ -142,4 +224,7 @@ export function checkHistory(history: History): void {
     for (const read of reads) checkRead(key, { puts, deletes, reads }, read)
     checkReadsAmong(key, { puts, deletes, reads })
   }
+  checkTogether(history)
+  const [violation] = checkLinearizable(operationsOf(history), searchSteps).violations
+  if (violation !== undefined) throw new Error(`history is not linearizable: ${violation}`)
 }

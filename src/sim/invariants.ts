@@ -3,56 +3,51 @@
  *
  * - At most one leader in a term.
  * - The entry at an index, once applied anywhere, is the same on every node that applies it.
- * - Nodes that applied the same index have the same state digest; applied never goes back, not even over a crash.
+ * - Nodes that applied the same index have the same state digest.
  * - A chunk of an acknowledged object that nobody may have deleted since has an intact copy on some disk, always.
+ * - A replica that a node deletes is one that the metadata has given up: `deleting` there, or not known on that disk.
  *
  * All checks are incremental: they look at what one event touched.
  */
 
-import { decode } from '../base/schema.ts'
-import { type AppliedRecord, appliedRecord } from '../core/meta/records.ts'
-import type { KvOperation } from '../ports/kv.ts'
-import type { AgentDisk } from './agent.ts'
-import type { WriteRecord } from './history.ts'
-import type { ChunkFact } from './workload.ts'
-
-interface AppliedFact {
-  readonly digest: number
-  readonly term: number
-  readonly by: string
-}
+import { equalBytes, toHex } from '../base/bytes.ts'
+import { decode, uint } from '../base/schema.ts'
+import { decodeCommand } from '../core/meta/commands.ts'
+import { keys } from '../core/meta/keys.ts'
+import { chunkRecord } from '../core/meta/records.ts'
+import type { Entry } from '../core/raft/types.ts'
+import type { ReplicaDisk } from './context.ts'
+import type { History, WriteRecord } from './history.ts'
 
 /** One version that a client was told is safe. */
 interface AckedObject {
   readonly key: string
   readonly version: number
-  readonly chunks: readonly ChunkFact[]
+  readonly etag: string
 }
 
-const appliedKey = 'A'.charCodeAt(0)
-
-/** The applied record among what a batch writes. */
-export function appliedIn(operations: readonly KvOperation[]): AppliedRecord | undefined {
-  for (const operation of operations) {
-    if (operation.type !== 'put' || operation.key.length !== 1 || operation.key[0] !== appliedKey) continue
-    return decode(appliedRecord, operation.value)
-  }
-  return undefined
-}
+/** Reads a key of the metadata as of the highest applied index; undefined when no node that has it runs. */
+export type StatePeek = () => ((key: Uint8Array) => Uint8Array | undefined) | undefined
 
 /** The watcher of one run. Every method throws on a broken invariant. */
 export class Invariants {
   readonly #leaders = new Map<number, string>()
-  readonly #applied = new Map<number, AppliedFact>()
-  readonly #appliedBy = new Map<string, number>()
-  readonly #entries = new Map<number, { readonly text: string; readonly by: string }>()
-  readonly #acked = new Map<string, AckedObject[]>()
-  readonly #disks: readonly AgentDisk[]
-  readonly #writes: readonly WriteRecord[]
+  readonly #digests = new Map<number, { readonly digest: number; readonly by: string }>()
+  readonly #entries = new Map<number, { readonly entry: Entry; readonly by: string }>()
+  /** Highest index that any node has ever applied. */
+  #highest = 0
+  readonly #acked = new Map<string, AckedObject>()
+  /** Chunks of the content with this etag, as commits brought them: the same content may come more than once. */
+  readonly #chunks = new Map<string, number[][]>()
+  readonly #etagsOfChunk = new Map<number, string>()
+  readonly #disks: readonly ReplicaDisk[]
+  readonly #history: History
+  readonly #state: StatePeek
 
-  constructor(disks: readonly AgentDisk[], writes: readonly WriteRecord[]) {
+  constructor(disks: readonly ReplicaDisk[], history: History, state: StatePeek = () => undefined) {
     this.#disks = disks
-    this.#writes = writes
+    this.#history = history
+    this.#state = state
   }
 
   /** `node` says that it leads in `term`. */
@@ -62,50 +57,80 @@ export class Invariants {
     this.#leaders.set(term, node)
   }
 
-  /** `node` wrote a batch into its state store: looks for the applied record in it. */
-  stateWritten(node: string, operations: readonly KvOperation[]): number | undefined {
-    const record = appliedIn(operations)
-    if (record === undefined) return undefined
-    const before = this.#appliedBy.get(node) ?? 0
-    if (record.index < before) throw new Error(`applied of ${node} went back from ${before} to ${record.index}`)
-    this.#appliedBy.set(node, record.index)
-    const known = this.#applied.get(record.index)
-    if (known === undefined) this.#applied.set(record.index, { digest: record.digest, term: record.term, by: node })
-    else if (known.digest !== record.digest || known.term !== record.term) {
+  /** `node` has applied everything up to `index`, which gives it this digest. */
+  digest(node: string, index: number, digest: number): void {
+    this.#highest = Math.max(this.#highest, index)
+    const known = this.#digests.get(index)
+    if (known === undefined) this.#digests.set(index, { digest, by: node })
+    else if (known.digest !== digest) {
+      throw new Error(`${known.by} and ${node} applied index ${index} and differ: ${known.digest} and ${digest}`)
+    }
+  }
+
+  /** The entry was applied by `node`. */
+  applied(node: string, entry: Entry): void {
+    const known = this.#entries.get(entry.index)
+    if (known === undefined) {
+      this.#entries.set(entry.index, { entry, by: node })
+      this.#learn(entry)
+    } else if (!sameEntry(known.entry, entry)) {
       throw new Error(
-        `${known.by} and ${node} applied index ${record.index} and differ: term ${known.term} and ${record.term}, digest ${known.digest} and ${record.digest}`,
+        `committed entry ${entry.index} changed: ${describe(known.entry)} on ${known.by}, ${describe(entry)} on ${node}`,
       )
     }
-    return record.index
   }
 
-  /** The entry at `index`, as `text`, was applied by `node`. */
-  applied(node: string, index: number, text: string): void {
-    const known = this.#entries.get(index)
-    if (known === undefined) this.#entries.set(index, { text, by: node })
-    else if (known.text !== text) {
-      throw new Error(`committed entry ${index} changed: ${known.text} on ${known.by}, ${text} on ${node}`)
+  /** Takes the chunks of new contents from the commits that bring them. */
+  #learn(entry: Entry): void {
+    if (entry.type !== 'command') return
+    const command = decodeCommand(entry.payload)
+    if (command.kind !== 'commit') return
+    for (const operation of command.operations) {
+      if (operation.kind !== 'put') continue
+      const etag = toHex(operation.etag)
+      const ids = operation.chunks.map((chunk) => chunk.id)
+      const known = this.#chunks.get(etag)
+      if (known === undefined) this.#chunks.set(etag, [ids])
+      else known.push(ids)
+      for (const id of ids) this.#etagsOfChunk.set(id, etag)
     }
   }
 
-  appliedOf(node: string): number {
-    return this.#appliedBy.get(node) ?? 0
+  get highestApplied(): number {
+    return this.#highest
   }
 
-  acknowledged(key: string, version: number, chunks: readonly ChunkFact[]): void {
-    const versions = (this.#acked.get(key) ?? []).filter((object) => object.version > version - 1000)
-    versions.push({ key, version, chunks })
-    this.#acked.set(key, versions)
+  /** A client was told that this version is safe. */
+  acknowledged(key: string, version: number, etag: string): void {
+    const newest = this.#acked.get(key)
+    if (newest === undefined || newest.version < version) this.#acked.set(key, { key, version, etag })
   }
 
-  /** A replica went (deleted or rotten): the objects that nobody may have replaced must still have an intact copy. */
+  /** A node deletes its replica of the chunk. */
+  replicaDeleted(id: number, diskId: string): void {
+    this.#checkGivenUp(id, diskId)
+    this.replicaGone(id)
+  }
+
+  /** A replica went, deleted or rotten: acknowledged objects that nobody may have replaced still have an intact copy. */
   replicaGone(id: number): void {
-    for (const object of this.mustBeThere()) {
-      for (const chunk of object.chunks) {
-        if (chunk.id === id && this.intactCopies(id) === 0) {
-          throw new Error(`chunk ${id} of ${object.key} version ${object.version} lost its last copy`)
-        }
-      }
+    const etag = this.#etagsOfChunk.get(id)
+    if (etag === undefined || this.intactCopies(id) > 0) return
+    const object = this.mustBeThere().find((candidate) => candidate.etag === etag)
+    // The same content may have been committed twice, the first time without an answer.
+    if (object === undefined || this.#isWhole(object)) return
+    throw new Error(`chunk ${id} of ${object.key} version ${object.version} lost its last copy`)
+  }
+
+  #checkGivenUp(id: number, diskId: string): void {
+    const peek = this.#state()
+    const number = peek?.(keys.diskById(diskId))
+    const value = peek?.(keys.chunk(id))
+    if (number === undefined || value === undefined) return
+    const own = decode(uint, number)
+    const replica = decode(chunkRecord, value).replicas.find(({ disk }) => disk === own)
+    if (replica?.state === 'current' || replica?.state === 'copying') {
+      throw new Error(`disk ${replica.disk} deletes chunk ${id}, which the metadata has there as ${replica.state}`)
     }
   }
 
@@ -115,20 +140,38 @@ export class Invariants {
     return count
   }
 
-  /** The newest acknowledged version of each key that no other write may have replaced or deleted. */
-  mustBeThere(): AckedObject[] {
-    const out: AckedObject[] = []
-    for (const versions of this.#acked.values()) {
-      const newest = versions.reduce((a, b) => (a.version > b.version ? a : b))
-      const replaced = this.#writes.some((write) => this.#mayReplace(write, newest))
-      if (!replaced) out.push(newest)
-    }
-    return out
+  /** True when some set of chunks with the object's content has an intact copy of each. */
+  #isWhole(object: AckedObject): boolean {
+    const sets = this.#chunks.get(object.etag)
+    // Applied entries that came to every node in a snapshot were not seen one by one.
+    return sets === undefined || sets.some((ids) => ids.every((id) => this.intactCopies(id) > 0))
   }
 
-  #mayReplace(write: WriteRecord, object: AckedObject): boolean {
-    if (write.key !== object.key || write.outcome === 'failed') return false
-    if (write.kind === 'delete') return write.version === 0 || write.version >= object.version
-    return write.version === 0 || write.version > object.version
+  /** Throws unless every acknowledged object is there as a whole, on whatever disks. */
+  checkWhole(): void {
+    for (const object of this.mustBeThere()) {
+      if (!this.#isWhole(object)) throw new Error(`${object.key} version ${object.version} has a chunk without a copy`)
+    }
   }
+
+  /** The newest acknowledged version of each key that no other write may have replaced or deleted. */
+  mustBeThere(): AckedObject[] {
+    return [...this.#acked.values()].filter(
+      (object) => !this.#history.writesOf(object.key).some((write) => mayReplace(write, object)),
+    )
+  }
+}
+
+function mayReplace(write: WriteRecord, object: AckedObject): boolean {
+  if (write.outcome === 'failed') return false
+  if (write.kind === 'delete') return write.version === 0 || write.version >= object.version
+  return write.version === 0 || write.version > object.version
+}
+
+function sameEntry(a: Entry, b: Entry): boolean {
+  return a.term === b.term && a.type === b.type && equalBytes(a.payload, b.payload)
+}
+
+function describe(entry: Entry): string {
+  return `term ${entry.term} ${entry.type} ${toHex(entry.payload).slice(0, 80)}`
 }

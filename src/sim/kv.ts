@@ -4,35 +4,36 @@
  * A batch is visible once it has resolved; with `sync` it is then on disk. A crash keeps every synced batch and a random
  * subset, not a prefix, of the others, in their order; a batch in flight may be there or not. Two batches in flight
  * finish in any order. Reads resolve at once, because order among reads is not what is being tested.
+ *
+ * A batch whose write fails is not visible, and what comes after it is written all the same: a hole, as a failed append to
+ * LevelDB's log leaves one. A sync that fails ends the store until it is opened again, and its batch is on disk or not.
  */
 
 import { assert } from '../base/assert.ts'
 import { StoreError } from '../model/errors.ts'
 import type { Kv, KvEntry, KvFactory, KvOperation, KvRange, KvSnapshot } from '../ports/kv.ts'
-import type { SimProcess, World } from './clock.ts'
+import type { SimProcess } from './clock.ts'
+import type { SimDevice } from './disk.ts'
 import { bytesOf, keyOf, type Tree, treeDelete, treeGet, treePut, treeScan } from './ordered-map.ts'
 import type { Seeded } from './seed.ts'
 
-/** How slow a disk is, in milliseconds. */
-export interface DiskTimes {
-  readonly writeMs: number
-  readonly syncMs: number
-  /** Probability that one write takes `stallMs` more. */
-  readonly stallRate: number
-  readonly stallMs: number
+/** Unsynced batches beyond these age to disk, as LevelDB's do when a memtable is written out. */
+const unsyncedMax = 64
+
+interface StoredOperation {
+  readonly key: string
+  /** Undefined: deleted. */
+  readonly value: Uint8Array | undefined
 }
 
 interface StoredBatch {
-  readonly operations: readonly KvOperation[]
+  readonly operations: readonly StoredOperation[]
   synced: boolean
 }
 
-function applyTo(tree: Tree, operations: readonly KvOperation[]): Tree {
+function applyTo(tree: Tree, operations: readonly StoredOperation[]): Tree {
   let out = tree
-  for (const operation of operations) {
-    const key = keyOf(operation.key)
-    out = operation.type === 'put' ? treePut(out, key, operation.value) : treeDelete(out, key)
-  }
+  for (const { key, value } of operations) out = value === undefined ? treeDelete(out, key) : treePut(out, key, value)
   return out
 }
 
@@ -45,12 +46,14 @@ class StoredKv {
   batches: StoredBatch[] = []
   inFlight = new Set<StoredBatch>()
   openBy: { host: SimProcess; incarnation: number } | undefined
+  /** A sync failed: LevelDB takes no more writes until it is opened again. */
+  latched = false
 
   finish(batch: StoredBatch): void {
     this.inFlight.delete(batch)
     this.visible = applyTo(this.visible, batch.operations)
     this.batches.push(batch)
-    this.#fold(64)
+    this.fold()
   }
 
   flush(): void {
@@ -68,27 +71,30 @@ class StoredKv {
     this.batches = []
     this.visible = this.durable
     this.openBy = undefined
+    this.latched = false
   }
 
-  /** Moves batches that cannot be lost any more into `durable`; a long unsynced tail ages into it as LevelDB's does. */
-  #fold(keep: number): void {
+  /** Moves batches that cannot be lost any more into `durable`. */
+  fold(): void {
     let folded = 0
     while (folded < this.batches.length) {
       const batch = this.batches[folded] as StoredBatch
-      if (!batch.synced && this.batches.length - folded <= keep) break
-      this.durable = applyTo(this.durable, batch.operations)
+      if (!batch.synced && this.batches.length - folded <= unsyncedMax) break
       folded++
     }
-    if (folded > 0) this.batches.splice(0, folded)
+    if (folded === this.batches.length) {
+      this.flush()
+      return
+    }
+    for (const batch of this.batches.splice(0, folded)) this.durable = applyTo(this.durable, batch.operations)
   }
 }
 
-function copyOperations(operations: readonly KvOperation[]): KvOperation[] {
-  return operations.map((operation) =>
-    operation.type === 'put'
-      ? { type: 'put', key: operation.key.slice(), value: operation.value.slice() }
-      : { type: 'del', key: operation.key.slice() },
-  )
+function stored(operations: readonly KvOperation[]): StoredOperation[] {
+  return operations.map((operation) => ({
+    key: keyOf(operation.key),
+    value: operation.type === 'put' ? operation.value.slice() : undefined,
+  }))
 }
 
 async function* scan(tree: Tree, range: KvRange): AsyncGenerator<KvEntry> {
@@ -111,25 +117,50 @@ export type BatchWatcher = (store: string, operations: readonly KvOperation[], s
 
 /** The key-value stores of one simulated disk. */
 export class SimKvDisk {
-  readonly #world: World
   readonly #random: Seeded
-  readonly #times: DiskTimes
+  readonly #device: SimDevice
   readonly #stores = new Map<string, StoredKv>()
   #watcher: BatchWatcher | undefined
 
-  constructor(world: World, random: Seeded, times: DiskTimes) {
-    this.#world = world
+  constructor(random: Seeded, device: SimDevice) {
     this.#random = random
-    this.#times = times
+    this.#device = device
   }
 
   onBatch(watcher: BatchWatcher): void {
     this.#watcher = watcher
   }
 
-  /** What reads of an open store would see; for checks from outside. */
+  /** What reads of an open store would see; for checks from outside. A view, not to be changed. */
   peek(name: string, key: Uint8Array): Uint8Array | undefined {
     return treeGet(this.#stores.get(name)?.visible, keyOf(key))
+  }
+
+  /** Keys and values of a store, for faults and checks from outside. */
+  *entries(name: string, gte?: Uint8Array, lt?: Uint8Array): Generator<KvEntry> {
+    const low = gte === undefined ? undefined : keyOf(gte)
+    const high = lt === undefined ? undefined : keyOf(lt)
+    for (const { key, value } of treeScan(this.#stores.get(name)?.visible, low, high, false)) {
+      yield { key: bytesOf(key), value }
+    }
+  }
+
+  /** Changes a stored value behind everybody's back, as rot does. The key must be there. */
+  tamper(name: string, key: Uint8Array, change: (value: Uint8Array) => Uint8Array): void {
+    const store = this.#stores.get(name)
+    const text = keyOf(key)
+    const old = treeGet(store?.visible, text)
+    assert(store !== undefined && old !== undefined, 'what rots is there')
+    const value = change(old.slice())
+    store.visible = treePut(store.visible, text, value)
+    if (treeGet(store.durable, text) !== undefined) store.durable = treePut(store.durable, text, value)
+    // Batches above it that wrote the key hold what rotted.
+    store.batches = store.batches.map((batch) => ({
+      ...batch,
+      operations: batch.operations.map((one) =>
+        one.key === text && one.value !== undefined ? { key: text, value } : one,
+      ),
+    }))
   }
 
   crash(): void {
@@ -164,10 +195,6 @@ export class SimKvDisk {
 
   #open(name: string, store: StoredKv, host: SimProcess): Kv {
     const check = (): void => assert(store.openBy?.host === host, `store ${name} of ${host.id} is open`)
-    const wait = (ms: number, label: string): Promise<void> =>
-      new Promise((resolve) => {
-        this.#world.after(ms, `${host.id} ${label}`, host, resolve)
-      })
     return {
       get: async (key) => {
         check()
@@ -179,11 +206,18 @@ export class SimKvDisk {
       },
       batch: async (operations, { sync }) => {
         check()
-        const batch: StoredBatch = { operations: copyOperations(operations), synced: sync }
+        if (store.latched) throw new StoreError('IO', `${name}: an earlier sync failed, the store takes no writes`)
+        const batch: StoredBatch = { operations: stored(operations), synced: sync }
         store.inFlight.add(batch)
-        await wait(this.#duration(sync), `${name} batch`)
+        try {
+          await this.#device.work(sync ? 'sync' : 'write', host, `${name} batch`)
+          this.#device.checkRoom(`${name} batch`)
+        } catch (error) {
+          this.#failed(store, batch)
+          throw error
+        }
         store.finish(batch)
-        this.#watcher?.(name, batch.operations, sync)
+        this.#watcher?.(name, operations, sync)
       },
       iterate: (range) => {
         check()
@@ -199,21 +233,24 @@ export class SimKvDisk {
         }
       },
       flush: async () => {
-        await wait(this.#duration(true), `${name} flush`)
-        store.flush()
+        const covered = [...store.batches]
+        await this.#device.work('sync', host, `${name} flush`)
+        for (const batch of covered) batch.synced = true
+        store.fold()
       },
       close: async () => {
         check()
         // LevelDB writes its buffers out when it is closed in order.
-        store.flush()
+        if (!store.latched) store.flush()
         store.openBy = undefined
       },
     }
   }
 
-  #duration(sync: boolean): number {
-    const { writeMs, syncMs, stallRate, stallMs } = this.#times
-    const stall = this.#random.chance(stallRate) ? this.#random.between(0, stallMs) : 0
-    return this.#random.between(0.3, 1.7) * (sync ? syncMs : writeMs) + stall
+  /** A write that fails leaves nothing or a torn record; a sync that fails leaves the batch on disk or not. */
+  #failed(store: StoredKv, batch: StoredBatch): void {
+    store.inFlight.delete(batch)
+    if (batch.synced) store.latched = true
+    if (this.#random.chance(0.5)) store.batches.push({ ...batch, synced: false })
   }
 }

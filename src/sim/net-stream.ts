@@ -140,6 +140,11 @@ class StreamEnd implements Duplex<unknown, unknown> {
     }
   }
 
+  /** The window is used up: what gives it back is an event, for somebody waits for it. */
+  get full(): boolean {
+    return this.#full
+  }
+
   /** The other end took `length` bytes of what this one sent. */
   credit(length: number): void {
     this.outstanding -= length
@@ -272,6 +277,10 @@ export class SimStream {
   taken(end: StreamEnd, length: number): void {
     const sender = end === this.clientEnd ? this.#serverEnd : this.clientEnd
     if (sender === undefined) return
+    if (!sender.full) {
+      sender.credit(length)
+      return
+    }
     this.world.after(this.#net.delayMs(), `${end.host.id} credit`, sender.host, () => sender.credit(length))
   }
 

@@ -1,8 +1,8 @@
 /**
  * The small ports of a simulated process: entropy from the seed, a 64-bit hash, a log and counters that feed the trace.
  *
- * The hash is not XXH64 (no package may be imported here and chunk bytes do not exist in this world); it only has to
- * tell different bytes apart and be the same everywhere.
+ * The hash is not XXH64 (no package may be imported here); it only has to tell different bytes apart and be the same
+ * everywhere.
  */
 
 import type { Entropy } from '../ports/entropy.ts'
@@ -17,30 +17,38 @@ export function simEntropy(random: Seeded): Entropy {
   return { bytes: (length) => random.bytes(length), unit: () => random.unit() }
 }
 
-/** 32-bit multiply-rotate hash (the mixing of MurmurHash3) of `bytes`. */
-function lane(bytes: Uint8Array, seed: number): number {
-  let hash = seed
-  for (const byte of bytes) {
-    hash = Math.imul(hash ^ byte, 0xcc9e2d51)
-    hash = (hash << 15) | (hash >>> 17)
-    hash = Math.imul(hash, 0x1b873593)
-  }
-  hash ^= bytes.length
+/** The Hasher port of the simulated world: two lanes of 32 bits over words (the mixing of MurmurHash3). */
+export const simHasher: Hasher = {
+  sumInto: (bytes, out, at) => {
+    const { length } = bytes
+    let a = 0x2545f491 ^ length
+    let b = 0x9e3779b1 ^ length
+    for (let i = 0; i < length; i += 4) {
+      // Bytes past the end are undefined, which the shifts take for 0.
+      const word =
+        (bytes[i] as number) |
+        ((bytes[i + 1] as number) << 8) |
+        ((bytes[i + 2] as number) << 16) |
+        ((bytes[i + 3] as number) << 24)
+      a = Math.imul(a ^ word, 0xcc9e2d51)
+      a = (a << 15) | (a >>> 17)
+      b = Math.imul(b ^ word, 0x1b873593)
+      b = (b << 13) | (b >>> 19)
+    }
+    putU32le(out, at, finish(a))
+    putU32le(out, at + 4, finish(b))
+  },
+}
+
+function finish(lane: number): number {
+  let hash = lane
   hash = Math.imul(hash ^ (hash >>> 16), 0x85ebca6b)
   hash = Math.imul(hash ^ (hash >>> 13), 0xc2b2ae35)
   return (hash ^ (hash >>> 16)) >>> 0
 }
 
-function putLe32(out: Uint8Array, at: number, value: number): void {
+function putU32le(out: Uint8Array, at: number, value: number): void {
   for (let i = 0; i < 4; i++) out[at + i] = (value >>> (8 * i)) & 0xff
-}
-
-/** The Hasher port of the simulated world; see the file comment. */
-export const simHasher: Hasher = {
-  sumInto: (bytes, out, at) => {
-    putLe32(out, at, lane(bytes, 0x2545f491))
-    putLe32(out, at + 4, lane(bytes, 0x9e3779b1))
-  },
 }
 
 /** What a process logged. */

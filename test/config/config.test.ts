@@ -76,6 +76,31 @@ describe('config', () => {
     expect(() => load('m1')).to.throw('id=host:port')
   })
 
+  it('takes the options of a meta node for a witness, and knows which are of use to it', () => {
+    const path = file('{"gc-grace": "1m", "reserve": "1GiB"}')
+    const values = loadConfig(metaOptions, { flags: metaFlags, environment: {}, file: path })
+    expect(metaConfig(values)).to.deep.include({ witness: false, reserveBytes: 1024 ** 3 })
+    expect(metaConfig(values, true)).to.deep.include({ witness: true, reserveBytes: 1024 ** 3 })
+    const leader = metaOptions.filter((option) => option.leader === true).map((option) => option.name)
+    expect(leader).to.include.members(['gc-grace', 'repair-copies-max']).and.not.include('raft-tick')
+  })
+
+  it('refuses Raft times that cannot work', () => {
+    const load = (flags: Record<string, string>) =>
+      metaConfig(loadConfig(metaOptions, { flags: { ...metaFlags, ...flags }, environment: {} })).raft
+    expect(load({})).to.deep.equal({
+      tickMs: 25,
+      heartbeatTicks: 2,
+      electionTicks: 10,
+      electionSpreadTicks: 6,
+      leaseReads: false,
+    })
+    expect(load({ 'raft-lease-reads': 'on' }).leaseReads).to.equal(true)
+    expect(() => load({ 'raft-lease-reads': 'yes' })).to.throw('neither on nor off')
+    expect(() => load({ 'raft-heartbeat-ticks': '10' })).to.throw('--raft-election-ticks')
+    expect(() => load({ 'raft-tick': '1ms' })).to.throw('out of bounds')
+  })
+
   it('refuses a file that is not one JSON object', () => {
     for (const content of ['[]', 'nope', '1']) {
       expect(

@@ -10,6 +10,7 @@ import { utf8 } from '../../src/base/bytes.ts'
 import { createLevelFactory } from '../../src/drivers/kv-level.ts'
 import { isStoreError } from '../../src/model/errors.ts'
 import type { Kv, KvEntry, KvFactory, KvRange } from '../../src/ports/kv.ts'
+import { rotTable } from '../support/damage.ts'
 
 const text = (bytes: Uint8Array | undefined): string | undefined => bytes && Buffer.from(bytes).toString()
 
@@ -101,5 +102,21 @@ describe('kv over LevelDB', () => {
     const again = await factory.open('two')
     expect(await again.get(utf8('a'))).equal(undefined)
     await again.close()
+  })
+
+  it('tells rot in its files from other failures: CORRUPT', async () => {
+    const many = Object.fromEntries(Array.from({ length: 500 }, (_, i) => [`key ${i}`, `value ${i} ${i * 7919}`]))
+    await put(many, true)
+    // An open moves what its log holds into a table.
+    for (let i = 0; i < 2; i++) {
+      await kv.close()
+      if (i === 1) await rotTable(join(directory, 'one'))
+      kv = await factory.open('one')
+    }
+    const failure = await keysOf(kv, {}).then(
+      () => undefined,
+      (error: unknown) => error,
+    )
+    expect(isStoreError(failure) && failure.code, String(failure)).equal('CORRUPT')
   })
 })

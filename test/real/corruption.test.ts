@@ -1,37 +1,12 @@
 /** One byte of a stored chunk flips on disk: the right bytes still come back, it is named, and it is repaired. */
 
-import { open, readdir } from 'node:fs/promises'
-import { join } from 'node:path'
 import { expect } from 'chai'
 import { connect } from '../../src/main/index.ts'
 import type { Store } from '../../src/sdk/types.ts'
 import { TestCluster } from '../support/cluster.ts'
 import { content, sha256 } from '../support/content.ts'
+import { flipByte } from '../support/damage.ts'
 import { until } from '../support/processes.ts'
-
-/** Finds `marker` in the files below `directory` and flips one bit of its first byte; true when it was there. */
-async function flipByte(directory: string, marker: Uint8Array): Promise<boolean> {
-  const entries = await readdir(directory, { recursive: true, withFileTypes: true })
-  for (const entry of entries.filter((candidate) => candidate.isFile())) {
-    const file = await open(join(entry.parentPath, entry.name), 'r+')
-    try {
-      const piece = Buffer.alloc((4 << 20) + marker.length)
-      const { size } = await file.stat()
-      for (let at = 0; at < size; at += 4 << 20) {
-        const { bytesRead } = await file.read(piece, 0, piece.length, at)
-        const found = piece.subarray(0, bytesRead).indexOf(marker)
-        if (found < 0) continue
-        const flipped = Buffer.from([(marker[0] as number) ^ 1])
-        await file.write(flipped, 0, 1, at + found)
-        await file.sync()
-        return true
-      }
-    } finally {
-      await file.close()
-    }
-  }
-  return false
-}
 
 describe('real processes: one flipped byte', function () {
   this.timeout(120_000)

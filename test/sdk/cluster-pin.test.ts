@@ -70,7 +70,7 @@ describe('a list of meta nodes', () => {
     let held = true
     const release = new Promise<void>((resolve) => {
       cluster.meta.before = (request) => {
-        if (request.body === undefined) return undefined
+        if (request.body !== 'createBucket') return undefined
         resolve()
         return 'hang'
       }

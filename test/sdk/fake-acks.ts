@@ -29,6 +29,7 @@ export function fakeStatus(storage: readonly FakeDisk[]): holdfast.v1.StatusRepl
   const nodes = storage.map(({ node, disk, generation, listening }) => ({
     id: node,
     health: listening ? 'up' : 'down',
+    mode: 'active',
     disks: [{ number: disk, state: 'ok', generation }],
   }))
   return { nodes }

@@ -8,28 +8,18 @@ import { createXxHasher } from '../../src/drivers/hasher-xxhash.ts'
 import { chunkRoot, sumBlocks } from '../../src/core/object/sums.ts'
 import { StoreError } from '../../src/model/errors.ts'
 import { limits } from '../../src/model/limits.ts'
-import type { Clock } from '../../src/ports/clock.ts'
 import type { Env } from '../../src/ports/env.ts'
 import type { Hasher } from '../../src/ports/hasher.ts'
 import type { Log } from '../../src/ports/log.ts'
-import type { Duplex, Method, NetClient } from '../../src/ports/net.ts'
+import type { Method } from '../../src/ports/net.ts'
 import type { holdfast } from '../../src/wire/messages.ts'
 import { checkAcks, fakeStatus } from './fake-acks.ts'
+import { FakeAdmin } from './fake-admin.ts'
+import { FakeNet, fastClock, type Listener, type PeerControl } from './fake-net.ts'
+import { FakeSessions } from './fake-sessions.ts'
 
 type Request = holdfast.v1.MetaRequest
 type Reply = holdfast.v1.MetaReply.$Properties
-
-/** A clock that runs `speed` times as fast as the machine's. */
-export function fastClock(speed: number): Clock {
-  return {
-    monotonicMs: () => performance.now() * speed,
-    wallMs: () => Date.now(),
-    after: (delayMs, handler) => {
-      const timer = setTimeout(handler, delayMs / speed)
-      return { cancel: () => clearTimeout(timer) }
-    },
-  }
-}
 
 const quietLog: Log = {
   debug: () => undefined,
@@ -37,81 +27,6 @@ const quietLog: Log = {
   warn: () => undefined,
   error: () => undefined,
   with: () => quietLog,
-}
-
-/** The server's end of a fake stream. */
-export interface Peer {
-  onBytes(bytes: Uint8Array): void
-  onGone(): void
-}
-
-export interface PeerControl {
-  reply(bytes: Uint8Array): void
-  break(error: StoreError): void
-}
-
-/** Opens a peer for a stream; undefined: nobody listens there. */
-export type Listener = (path: string, control: PeerControl) => Peer | undefined
-
-export class FakeNet implements NetClient {
-  readonly listeners = new Map<string, Listener>()
-  opened = 0
-  closed = false
-
-  async call<QI, RI, QO, RO>(address: string, method: Method<QI, RI, QO, RO>): Promise<RI> {
-    throw new StoreError('UNAVAILABLE', `${method.path} at ${address} is not part of the fake`)
-  }
-
-  open<QI, RI, QO, RO>(address: string, method: Method<QI, RI, QO, RO>): Duplex<QO, RI> {
-    this.opened++
-    let onMessage: (message: RI) => void = () => undefined
-    let onClose: (error: StoreError | undefined) => void = () => undefined
-    let over = false
-    const close = (error: StoreError | undefined): void => {
-      if (over) return
-      over = true
-      setImmediate(() => onClose(error))
-    }
-    const peer = this.listeners.get(address)?.(method.path, {
-      reply: (bytes) => {
-        const copy = bytes.slice()
-        setImmediate(() => {
-          if (!over) onMessage(method.decodeReply(copy))
-        })
-      },
-      break: (error) => setImmediate(() => close(error)),
-    })
-    if (peer === undefined) close(new StoreError('UNAVAILABLE', `connect ${address}: refused`))
-    return {
-      send: (message) => {
-        if (over) return true
-        const bytes = method.encodeRequest(message).slice()
-        setImmediate(() => {
-          if (!over) peer?.onBytes(bytes)
-        })
-        return true
-      },
-      end: () => undefined,
-      destroy: (error) => {
-        if (!over) peer?.onGone()
-        close(error)
-      },
-      pause: () => undefined,
-      resume: () => undefined,
-      onMessage: (handler) => {
-        onMessage = handler
-      },
-      onDrain: () => undefined,
-      onEnd: () => undefined,
-      onClose: (handler) => {
-        onClose = handler
-      },
-    }
-  }
-
-  async close(): Promise<void> {
-    this.closed = true
-  }
 }
 
 export interface StoredChunk {
@@ -269,6 +184,9 @@ export class FakeMeta {
   readonly address: string
   readonly storage: readonly FakeStorage[]
   readonly objects = new Map<string, FakeObject>()
+  readonly buckets = new Set(['photos'])
+  readonly sessions = new FakeSessions()
+  readonly admin = new FakeAdmin()
   readonly pages = new Map<string, holdfast.v1.ChunkRef[][]>()
   readonly commits = new Map<string, holdfast.v1.CommitReply.$Properties>()
   readonly releasedLeases: number[] = []
@@ -305,7 +223,8 @@ export class FakeMeta {
       let reply: Reply
       try {
         if (first instanceof StoreError) throw first
-        reply = this.#answer(request)
+        reply =
+          request.session === '' ? this.#answer(request) : this.sessions.once(request, () => this.#answer(request))
       } catch (error) {
         const { code, message, details, outcome } = error as StoreError
         reply = {
@@ -402,6 +321,17 @@ export class FakeMeta {
 
   #answer(request: Request): Reply {
     if (request.body === undefined) throw new StoreError('INVALID_ARGUMENT', 'a session request without a known call')
+    const known = this.sessions.answer(request) ?? this.admin.answer(request)
+    if (known !== undefined) return known
+    if (request.createBucket) {
+      this.buckets.add(request.createBucket.name)
+      return { createBucket: { bucket: { name: request.createBucket.name } } }
+    }
+    if (request.deleteBucket) {
+      if (!this.buckets.delete(request.deleteBucket.name)) throw new StoreError('NOT_FOUND', 'no such bucket')
+      return { deleteBucket: {} }
+    }
+    if (request.unpinChunk) return { unpinChunk: {} }
     if (request.grantLease) return { grantLease: { id: 65_536 * ++this.leases, count: 65_536, ttlMs: 60_000 } }
     if (request.renewLease) return { renewLease: { id: request.renewLease.id, count: 65_536, ttlMs: 60_000 } }
     if (request.releaseLease) {
@@ -432,8 +362,9 @@ export class FakeMeta {
         listObjects: { entries: keys.sort().map((name) => this.objects.get(name)?.entry ?? {}), next: '', index: 1 },
       }
     }
-    if (request.status) return { status: fakeStatus(this.storage) }
-    if (request.listBuckets) return { listBuckets: { buckets: [{ name: 'photos' }] } }
+    if (request.status)
+      return { status: { ...fakeStatus(this.storage), meta: this.admin.members, chunks: {}, repair: {} } }
+    if (request.listBuckets) return { listBuckets: { buckets: [...this.buckets].map((name) => ({ name })) } }
     if (request.manifestPage) {
       const { manifest, page } = request.manifestPage
       const object = this.objects.get(manifest)

@@ -1,36 +1,68 @@
 /** Whole simulated runs: fixed seeds hold every invariant, a seed gives the same run twice, and no loop goes unnoticed. */
 
+import { readFileSync } from 'node:fs'
+import { resolve } from 'node:path'
 import { expect } from 'chai'
-import { simulate } from '../../src/sim/cluster.ts'
-import { drain } from './drain.ts'
+import { simulate, SimFailure } from '../../src/sim/cluster.ts'
+import type { SwarmOverrides } from '../../src/sim/swarm.ts'
+import { slowTurns, turns } from '../../tools/turns.ts'
 
-/** Seeds that once failed, each for a reason of its own; a change of what a seed draws takes the reason away, not the run. */
-const pinned = [15, 39, 44, 45, 47, 71, 74, 75, 77, 86, 101, 144, 199, 201, 273, 274, 276, 287]
+/** One run that once failed; a change of what a seed draws takes the reason away, not the run. */
+interface Pinned extends SwarmOverrides {
+  readonly seed: number
+  readonly chaosMs: number
+  /** What it found. */
+  readonly why: string
+}
+
+const pinned = JSON.parse(readFileSync(resolve('test/sim/seeds.json'), 'utf8')) as readonly Pinned[]
+
+const healMs = 120_000
 
 describe('sim: cluster', function () {
   this.timeout(120_000)
 
-  for (const seed of [1, 2, 3]) {
-    it(`holds every invariant and comes back to health, seed ${seed}`, async () => {
-      const result = await simulate({ seed, drain, chaosMs: 5000, healMs: 120_000 })
+  for (const storage of ['real', 'model'] as const) {
+    it(`holds every invariant and comes back to health, with ${storage} storage nodes`, async () => {
+      const result = await simulate({ seed: 1, turns, chaosMs: 5000, healMs, storage })
       // Chaos of five seconds stops clients for most of it; with none at all the run would have shown nothing.
       expect(result.operations).to.be.at.least(10)
     })
   }
 
-  for (const seed of pinned) {
-    it(`still holds seed ${seed}, which once failed`, async () => {
-      await simulate({ seed, drain, chaosMs: 8000, healMs: 120_000 })
+  for (const { why, ...options } of pinned) {
+    it(`still holds seed ${options.seed}, which once failed: ${why}`, async () => {
+      await simulate({ ...options, turns, healMs })
     })
   }
 
-  it('gives the same run for the same seed and another one for another', async () => {
-    const options = { drain, chaosMs: 2000, healMs: 120_000 }
-    const first = await simulate({ ...options, seed: 11 })
-    const second = await simulate({ ...options, seed: 11 })
-    const other = await simulate({ ...options, seed: 12 })
-    expect(second.hash).to.equal(first.hash)
-    expect(second.events).to.equal(first.events)
-    expect(other.hash).not.to.equal(first.hash)
+  for (const storage of ['real', 'model'] as const) {
+    it(`gives the same run for the same seed and another one for another, with ${storage} storage nodes`, async () => {
+      const options = { chaosMs: 2000, healMs, storage }
+      const first = await simulate({ ...options, seed: 11, turns })
+      const second = await simulate({ ...options, seed: 11, turns })
+      const slow = await simulate({ ...options, seed: 11, turns: slowTurns })
+      const other = await simulate({ ...options, seed: 12, turns })
+      expect(second.hash).to.equal(first.hash)
+      expect(second.events).to.equal(first.events)
+      expect(slow.hash).to.equal(first.hash)
+      expect(other.hash).not.to.equal(first.hash)
+    })
+  }
+
+  it('says of a run that failed what it was a run of', async () => {
+    const failure: unknown = await simulate({
+      seed: 1,
+      turns,
+      chaosMs: 500,
+      healMs: 1,
+      faults: ['reset'],
+      clients: 2,
+    }).catch((error: unknown) => error)
+    expect(failure).to.be.instanceOf(SimFailure)
+    const { message, faults, clients } = failure as SimFailure
+    expect(message).to.match(/not done within 1 ms of virtual time/)
+    expect(faults).to.deep.equal(['reset'])
+    expect(clients).to.equal(2)
   })
 })

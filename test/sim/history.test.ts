@@ -23,7 +23,7 @@ function read(startMs: number, endMs: number, etag?: string, version = 0): ReadR
 
 function verdict(writes: WriteRecord[], reads: ReadRecord[]): string {
   const history = new History()
-  history.writes.push(...writes)
+  for (const write of writes) Object.assign(history.begin(write), write)
   history.reads.push(...reads)
   try {
     checkHistory(history)
@@ -81,5 +81,26 @@ describe('sim: history check', () => {
 
   it('finds a write applied twice under two versions', () => {
     expect(verdict([put('a', 0, 1, 3)], [read(5, 6, 'a', 8)])).to.contain('has version 3 and 8')
+  })
+
+  it('leaves to the search what has no version: a delete that took back a later put', () => {
+    const unplaced: WriteRecord = { ...del(20, 21, 0), version: 0 }
+    const writes = [put('a', 0, 1, 3), unplaced]
+    expect(verdict(writes, [read(30, 31)])).to.equal('fine')
+    expect(verdict(writes, [read(30, 31, 'a', 3)])).to.contain('not linearizable')
+  })
+
+  it('finds a list that shows half of a commit', () => {
+    const history = new History()
+    const commit = ['k', 'l'].map((key) => {
+      const write = history.begin({ kind: 'put', key, etag: key, startMs: 0 })
+      return Object.assign(write, { endMs: 10, outcome: 'acked', version: 7 } satisfies Partial<WriteRecord>)
+    })
+    history.commits.push(commit)
+    const both = new Map(['k', 'l'].map((key) => [key, { etag: key, version: 7 }]))
+    history.list(1, 2, ['k', 'l'], both)
+    checkHistory(history)
+    history.list(1, 2, ['k', 'l'], new Map([['k', { etag: 'k', version: 7 }]]))
+    expect(() => checkHistory(history)).to.throw('committed with it')
   })
 })

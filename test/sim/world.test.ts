@@ -1,18 +1,13 @@
 /** The simulated world keeps what the ports promise and takes away what they do not. */
 
 import { expect } from 'chai'
-import { utf8 } from '../../src/base/bytes.ts'
-import type { Kv } from '../../src/ports/kv.ts'
 import { SimProcess, simClock, World } from '../../src/sim/clock.ts'
-import { SimFilesDisk } from '../../src/sim/files.ts'
-import { SimKvDisk } from '../../src/sim/kv.ts'
 import { SimNet } from '../../src/sim/net.ts'
 import { bytesOf, keyOf, type Tree, treeDelete, treeGet, treePut, treeScan } from '../../src/sim/ordered-map.ts'
 import { Seeded } from '../../src/sim/seed.ts'
 import { metaMethods } from '../../src/wire/methods.ts'
-import { drain } from './drain.ts'
+import { turns } from '../../tools/turns.ts'
 
-const times = { writeMs: 1, syncMs: 2, stallRate: 0, stallMs: 0 }
 const noFaults = { delayMinMs: 1, delayMeanMs: 1, lossRate: 0, duplicateRate: 0 }
 
 function ignore(): void {}
@@ -35,7 +30,7 @@ async function until<T>(world: World, promise: Promise<T>): Promise<T> {
 
 describe('sim: time', () => {
   it('ends a run in which events follow each other and time does not go on', async () => {
-    const world = new World({ drain })
+    const world = new World({ turns })
     const again = (): void => {
       world.after(0, 'again', undefined, again)
     }
@@ -45,7 +40,7 @@ describe('sim: time', () => {
   })
 
   it('lets a clock run slow without ever going back', async () => {
-    const world = new World({ drain })
+    const world = new World({ turns })
     const process = living('slow')
     const clock = simClock(world, process)
     await world.run(1000, ignore)
@@ -97,7 +92,7 @@ describe('sim: ordered map', () => {
 
 describe('sim: clock and processes', () => {
   it('runs events in order of time, then of making', async () => {
-    const world = new World({ drain })
+    const world = new World({ turns })
     const seen: string[] = []
     world.after(2, 'b', undefined, () => seen.push('b'))
     world.after(1, 'a', undefined, () => seen.push('a'))
@@ -107,7 +102,7 @@ describe('sim: clock and processes', () => {
   })
 
   it('forgets the timers of a crashed process and holds back those of a paused one', async () => {
-    const world = new World({ drain })
+    const world = new World({ turns })
     const process = living('p')
     const clock = simClock(world, process)
     const seen: string[] = []
@@ -125,65 +120,9 @@ describe('sim: clock and processes', () => {
   })
 })
 
-describe('sim: stores', () => {
-  async function crashOnce(seed: number): Promise<string> {
-    const world = new World({ drain })
-    const process = living('p')
-    const disk = new SimKvDisk(world, new Seeded(seed), times)
-    const kv: Kv = await disk.factory(process).open('log')
-    const put = async (key: string, sync: boolean): Promise<void> => {
-      await until(world, kv.batch([{ type: 'put', key: utf8(key), value: utf8('x') }], { sync }))
-    }
-    await put('a', false)
-    await put('b', false)
-    await put('c', true)
-    await put('d', false)
-    process.incarnation++
-    disk.crash()
-    const again = await disk.factory(process).open('log')
-    let left = ''
-    for await (const entry of again.iterate({})) left += new TextDecoder().decode(entry.key)
-    return left
-  }
-
-  it('keeps every synced batch and any subset of the others over a crash', async () => {
-    const seen = new Set<string>()
-    for (let seed = 1; seed <= 60; seed++) seen.add(await crashOnce(seed))
-    for (const left of seen) expect(left).to.contain('c')
-    // Not a prefix: `b` without `a` happens, and so does `c` alone.
-    expect([...seen]).to.include.members(['c', 'bc', 'ac', 'abcd'])
-  })
-
-  it('leaves old or new content of an atomic file, and a mix of an overwritten one', async () => {
-    const atomic = new Set<string>()
-    let torn = false
-    for (let seed = 1; seed <= 40; seed++) {
-      const world = new World({ drain })
-      const disk = new SimFilesDisk(world, new Seeded(seed), times)
-      const process = living('p')
-      const files = disk.port(process)
-      const old = new Uint8Array(256).fill(1)
-      const fresh = new Uint8Array(256).fill(2)
-      await until(world, files.write('a', old))
-      await until(world, files.write('b', old))
-      files.write('a', fresh).catch(ignore)
-      files.overwrite('b', fresh).catch(ignore)
-      await drain()
-      process.incarnation++
-      disk.crash()
-      const a = await disk.port(process).read('a')
-      const b = await disk.port(process).read('b')
-      atomic.add([...new Set(a)].join())
-      if (new Set(b).size === 2) torn = true
-    }
-    expect([...atomic].sort()).to.deep.equal(['1', '2'])
-    expect(torn).to.equal(true)
-  })
-})
-
 describe('sim: network', () => {
   function setup(seed = 1): { world: World; net: SimNet; client: SimProcess; server: SimProcess } {
-    const world = new World({ drain })
+    const world = new World({ turns })
     const net = new SimNet(world, new Seeded(seed), noFaults)
     const client = living('c')
     const server = living('s')

@@ -202,4 +202,8 @@ export class MemoryFiles implements Files {
   list(): Promise<string[]> {
     return Promise.resolve([...this.contents.keys()].sort())
   }
+
+  freeBytes(): Promise<number> {
+    return Promise.resolve(1024 ** 4)
+  }
 }

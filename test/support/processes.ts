@@ -31,15 +31,32 @@ export interface Running {
   output(): string
 }
 
-/** What is added to the environment of every child: no colours, no settings of the machine. */
-function environment(): NodeJS.ProcessEnv {
-  const kept = Object.entries(process.env).filter(([name]) => !name.startsWith('HOLDFAST_'))
-  return { ...Object.fromEntries(kept), NO_COLOR: '1' }
+/** What a child gets beside its arguments. */
+export interface SpawnOptions {
+  /** Goes to its stdin. */
+  readonly input?: Uint8Array | string | undefined
+  readonly cwd?: string | undefined
+  /** The command line of another build. */
+  readonly cli?: string | undefined
+  /** Further environment variables. */
+  readonly env?: Readonly<Record<string, string>> | undefined
 }
 
-/** Starts `holdfast ARGS`; `input` goes to its stdin. */
-export function spawnCli(args: readonly string[], input?: Uint8Array | string, cwd?: string): Running {
-  return start(process.execPath, ['--enable-source-maps', cliPath, ...args], input, cwd)
+/** The environment of every child: no colours, no settings of the machine. */
+function environment(further: Readonly<Record<string, string>> = {}): NodeJS.ProcessEnv {
+  const kept = Object.entries(process.env).filter(([name]) => !name.startsWith('HOLDFAST_'))
+  return { ...Object.fromEntries(kept), NO_COLOR: '1', ...further }
+}
+
+/** Children that run; none outlives this process, however it ends. */
+const children = new Set<ChildProcess>()
+process.once('exit', () => {
+  for (const child of children) child.kill('SIGKILL')
+})
+
+/** Starts `holdfast ARGS`. */
+export function spawnCli(args: readonly string[], options: SpawnOptions = {}): Running {
+  return start(process.execPath, ['--enable-source-maps', options.cli ?? cliPath, ...args], options)
 }
 
 /** Runs a shell script to its end; `$0` is node, `$1` the command line of this build, `$2` and so on are `args`. */
@@ -47,12 +64,15 @@ export async function shell(script: string, ...args: string[]): Promise<Ended> {
   return await start('sh', ['-c', script, process.execPath, cliPath, ...args]).ended
 }
 
-function start(program: string, args: readonly string[], input?: Uint8Array | string, cwd?: string): Running {
+function start(program: string, args: readonly string[], options: SpawnOptions = {}): Running {
+  const { cwd } = options
   const child = spawn(program, args, {
     stdio: ['pipe', 'pipe', 'pipe'],
-    env: environment(),
+    env: environment(options.env),
     ...(cwd === undefined ? {} : { cwd }),
   })
+  children.add(child)
+  child.once('exit', () => children.delete(child))
   const stdout: Buffer[] = []
   const stderr: Buffer[] = []
   child.stdout.on('data', (piece: Buffer) => stdout.push(piece))
@@ -61,7 +81,7 @@ function start(program: string, args: readonly string[], input?: Uint8Array | st
     if (stderr.length > 2000) stderr.splice(0, 1000)
   })
   child.stdin.on('error', () => {})
-  child.stdin.end(input ?? '')
+  child.stdin.end(options.input ?? '')
   const text = (pieces: Buffer[]): string => Buffer.concat(pieces).toString()
   const ended = new Promise<Ended>((done, reject) => {
     child.once('error', reject)
@@ -75,7 +95,7 @@ function start(program: string, args: readonly string[], input?: Uint8Array | st
 
 /** Runs `holdfast ARGS` to its end. */
 export async function runCli(args: readonly string[], input?: Uint8Array | string, cwd?: string): Promise<Ended> {
-  return await spawnCli(args, input, cwd).ended
+  return await spawnCli(args, { input, cwd }).ended
 }
 
 async function isFree(port: number): Promise<boolean> {
@@ -125,8 +145,17 @@ export async function until<T>(
 
 /** Highest resident memory of the process so far, in MiB; undefined when it is gone. Linux. */
 export function peakResidentMiB(pid: number): number | undefined {
+  return memoryMiB(pid, 'VmHWM')
+}
+
+/** Resident memory of the process now, in MiB; undefined when it is gone. Linux. */
+export function residentMiB(pid: number): number | undefined {
+  return memoryMiB(pid, 'VmRSS')
+}
+
+function memoryMiB(pid: number, field: string): number | undefined {
   try {
-    const match = /VmHWM:\s+(\d+) kB/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))
+    const match = new RegExp(`${field}:\\s+(\\d+) kB`).exec(readFileSync(`/proc/${pid}/status`, 'utf8'))
     return match === null ? undefined : Number(match[1]) / 1024
   } catch {
     return undefined

@@ -62,9 +62,11 @@ export class PutGetStream {
     }
   }
 
-  #note(doing: string, thrown: unknown): void {
+  /** Notes a failure and waits a moment: a store that is closed fails at once, for ever. */
+  async #note(doing: string, thrown: unknown): Promise<void> {
     if (!isStoreError(thrown)) throw thrown
     this.#errors.push(`${doing}: ${thrown.code} ${thrown.message}`)
+    await new Promise((done) => setTimeout(done, 50))
   }
 
   async #write(lane: number): Promise<void> {
@@ -79,7 +81,7 @@ export class PutGetStream {
         lastMs = performance.now()
       } catch (thrown) {
         this.#unsure.add(key)
-        this.#note(`put ${key}`, thrown)
+        await this.#note(`put ${key}`, thrown)
       }
     }
   }
@@ -97,7 +99,7 @@ export class PutGetStream {
         if (sha256(bytes) !== this.#acknowledged.get(key)) throw new Error(`${key} came back with other bytes`)
         this.#reads++
       } catch (thrown) {
-        this.#note(`get ${key}`, thrown)
+        await this.#note(`get ${key}`, thrown)
       }
     }
   }

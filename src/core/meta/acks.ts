@@ -28,6 +28,8 @@ export interface Intake {
   readonly concern: WriteConcern
   /** True: pin the chunk. False: add a reference. */
   readonly pin: boolean
+  /** Live disks that were looked up already: a page names the same few again and again. */
+  readonly disks: Map<number, DiskRecord | undefined>
 }
 
 /** Copies that must be current for the write concern. */
@@ -41,7 +43,7 @@ export function takeChunk(tx: Transaction, chunk: CommittedChunk, intake: Intake
   checkChunk(chunk, intake)
   const known = getChunk(tx, chunk.id)
   const record = known === undefined ? newChunk(tx, chunk, intake) : knownChunk(tx, chunk, intake, known)
-  const counted = record.replicas.filter((replica) => counts(tx, replica)).length
+  const counted = record.replicas.filter((replica) => counts(tx, intake, replica)).length
   const needed = copiesNeeded(intake.concern, intake.copies)
   if (counted < needed) {
     refuse(
@@ -50,7 +52,7 @@ export function takeChunk(tx: Transaction, chunk: CommittedChunk, intake: Intake
         'write it to other disks and commit again',
     )
   }
-  putChunk(tx, chunk.id, record)
+  putChunk(tx, chunk.id, record, tx.nowMs, known)
   return counted
 }
 
@@ -72,15 +74,18 @@ function checkChunk(chunk: CommittedChunk, intake: Intake): void {
 }
 
 /** The disk when what it acknowledges counts. */
-function liveDisk(tx: Transaction, disk: number): DiskRecord | undefined {
+function liveDisk(tx: Transaction, intake: Intake, disk: number): DiskRecord | undefined {
+  if (intake.disks.has(disk)) return intake.disks.get(disk)
   const record = tx.get(keys.disk(disk), diskRecord)
-  return record?.live === true ? record : undefined
+  const live = record?.live === true ? record : undefined
+  intake.disks.set(disk, live)
+  return live
 }
 
 /** A stored copy counts towards durability at commit when its disk is live in the generation it was acknowledged in. */
-function counts(tx: Transaction, replica: ReplicaRecord): boolean {
+function counts(tx: Transaction, intake: Intake, replica: ReplicaRecord): boolean {
   if (replica.state !== 'current') return false
-  const disk = liveDisk(tx, replica.disk)
+  const disk = liveDisk(tx, intake, replica.disk)
   return disk !== undefined && (disk.generation === replica.generation || disk.reconciled)
 }
 
@@ -88,12 +93,12 @@ function newChunk(tx: Transaction, chunk: CommittedChunk, intake: Intake): Chunk
   const replicas: ReplicaRecord[] = []
   const seen = new Set<number>()
   for (const ack of chunk.acks) {
-    if (seen.has(ack.disk) || liveDisk(tx, ack.disk)?.generation !== ack.generation) continue
+    if (seen.has(ack.disk) || liveDisk(tx, intake, ack.disk)?.generation !== ack.generation) continue
     seen.add(ack.disk)
     replicas.push({ disk: ack.disk, generation: ack.generation, state: 'current' })
   }
   for (const number of chunk.copying) {
-    const disk = liveDisk(tx, number)
+    const disk = liveDisk(tx, intake, number)
     if (seen.has(number) || disk === undefined) continue
     seen.add(number)
     replicas.push({ disk: number, generation: disk.generation, state: 'copying' })
@@ -122,7 +127,7 @@ function knownChunk(tx: Transaction, chunk: CommittedChunk, intake: Intake, know
   const replicas = known.replicas.map((replica): ReplicaRecord => {
     const generation = acked.get(replica.disk)
     if (replica.state !== 'copying' || generation === undefined) return replica
-    if (liveDisk(tx, replica.disk)?.generation !== generation) return replica
+    if (liveDisk(tx, intake, replica.disk)?.generation !== generation) return replica
     return { disk: replica.disk, generation, state: 'current' }
   })
   return {

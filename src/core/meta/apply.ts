@@ -7,21 +7,21 @@
  */
 
 import { unreachable } from '../../base/assert.ts'
+import { SchemaError } from '../../base/schema.ts'
 import { isStoreError } from '../../model/errors.ts'
 import { unpinChunk } from './chunks.ts'
-import type { Command, Effect, Reply } from './commands.ts'
-import { keys } from './keys.ts'
+import { found, raiseVersion, recovered, reserveChunkIds, resumeDeletes } from './cluster.ts'
+import { type Command, decodeCommand, type Effect, type Reply, versionOf } from './commands.ts'
 import { expireLease, forgetLease, grantLease, renewLease } from './leases.ts'
 import { abortUpload, dropPage, stagePage } from './manifests.ts'
 import { commit, commitChunks, createBucket, deleteBucket } from './namespace.ts'
 import { diskState, nodeDown, reconciled, registerNode, setMode } from './nodes.ts'
-import { clusterRecord } from './records.ts'
-import { refuse } from './refuse.ts'
+import { setQuota } from './quotas.ts'
+import { demand, refuse } from './refuse.ts'
+import { decodeReply, encodeReply, isSessionCommand, type SessionCommand } from './replies.ts'
 import { changeReplicas, deleted, reclaim, trim } from './replicas.ts'
+import { closeSession, expireSessions, findCall, keepSession, openSession, settleCall } from './sessions.ts'
 import { type StateView, Transaction } from './view.ts'
-
-/** Small numbers are never chunk ids, so that a mistaken counter is not taken for one. */
-const firstChunkId: number = 1 << 16
 
 /** Where an entry stands in the log. */
 interface EntryPosition {
@@ -39,16 +39,65 @@ const done: Reply = { ok: true, kind: 'done' }
 
 /** Applies one command to the view. */
 export function applyEntry(view: StateView, entry: EntryPosition, command: Command): Applied {
-  const tx = new Transaction(view, entry.index, entry.term, command.nowMs)
+  const { nowMs } = command
   try {
+    if (command.kind === 'inSession') return applyInSession(view, entry, command)
+    const tx = new Transaction(view, entry.index, entry.term, nowMs)
     const reply = carryOut(tx, command)
     tx.commit()
     return { reply, effects: tx.effects }
   } catch (error) {
     if (!isStoreError(error)) throw error
-    view.pass(entry.index, entry.term, command.nowMs)
-    return { reply: { ok: false, code: error.code, message: error.message }, effects: [] }
+    view.pass(entry.index, entry.term, nowMs)
+    return { reply: refusal(error), effects: [] }
   }
+}
+
+function refusal(error: { code: Extract<Reply, { ok: false }>['code']; message: string }): Reply {
+  return { ok: false, code: error.code, message: error.message }
+}
+
+/** Carries out a call of a client session once; the session and the reply are written even when the call is refused. */
+function applyInSession(
+  view: StateView,
+  entry: EntryPosition,
+  body: Extract<Command, { kind: 'inSession' }>,
+): Applied {
+  const begin = (): Transaction => new Transaction(view, entry.index, entry.term, body.nowMs)
+  let tx = begin()
+  checkVersion(tx, body)
+  const command = sessionCommand(body.body)
+  const { session, known } = findCall(tx, body)
+  if (known !== undefined) {
+    const reply = decodeReply(known, command)
+    settleCall(tx, body, session)
+    tx.commit()
+    return { reply, effects: [] }
+  }
+  let reply: Reply
+  try {
+    reply = carryOut(tx, command)
+  } catch (error) {
+    if (!isStoreError(error)) throw error
+    reply = refusal(error)
+    tx = begin()
+  }
+  settleCall(tx, body, session, encodeReply(command, reply))
+  tx.commit()
+  return { reply, effects: tx.effects }
+}
+
+/** The command that a session carries. The leader encoded it, so anything else is refused and not believed. */
+function sessionCommand(body: Uint8Array): SessionCommand {
+  let command: Command
+  try {
+    command = decodeCommand(body)
+  } catch (error) {
+    if (!(error instanceof SchemaError)) throw error
+    return refuse('INVALID_ARGUMENT', 'the call of the session is no command: send it again')
+  }
+  demand(isSessionCommand(command), `a session does not carry ${command.kind}: call it without one`)
+  return command
 }
 
 /** Applies an entry that holds no command: a leader's first, or a change of configuration. */
@@ -57,9 +106,21 @@ export function applyNothing(view: StateView, entry: EntryPosition): Applied {
   return { reply: done, effects: [] }
 }
 
+/** The leader proposes nothing above the version in force; here it is certain. */
+function checkVersion(tx: Transaction, command: Command): void {
+  const needed = versionOf(command.kind)
+  const { version } = tx.cluster()
+  if (version < needed) {
+    refuse('INCOMPATIBLE_VERSION', `the cluster runs version ${version}, ${command.kind} needs ${needed}: raise it first`)
+  }
+}
+
 function carryOut(tx: Transaction, command: Command): Reply {
-  if (command.kind === 'found') return found(tx, command)
-  tx.cluster()
+  if (command.kind === 'found') {
+    found(tx, command)
+    return done
+  }
+  checkVersion(tx, command)
   switch (command.kind) {
     case 'createBucket':
       return createBucket(tx, command.name, command.commitId)
@@ -73,16 +134,39 @@ function carryOut(tx: Transaction, command: Command): Reply {
       return commitChunks(tx, command)
     case 'registerNode':
       return registerNode(tx, command)
+    case 'openSession':
+      return openSession(tx, command.session, command.ttlMs)
     default:
       carryOutQuietly(tx, command)
       return done
   }
 }
 
-type Answering = 'found' | 'createBucket' | 'grantLease' | 'renewLease' | 'commit' | 'commitChunks' | 'registerNode'
+type Answering =
+  | 'found'
+  | 'createBucket'
+  | 'grantLease'
+  | 'renewLease'
+  | 'commit'
+  | 'commitChunks'
+  | 'registerNode'
+  | 'openSession'
+
+type Quiet = Exclude<Command, { kind: Answering }>
+
+type ClusterKind =
+  | 'raiseVersion'
+  | 'setQuota'
+  | 'keepSession'
+  | 'closeSession'
+  | 'expireSessions'
+  | 'recovered'
+  | 'reserveChunkIds'
+  | 'resumeDeletes'
+  | 'inSession'
 
 /** Commands with nothing to tell but that they are done. */
-function carryOutQuietly(tx: Transaction, command: Exclude<Command, { kind: Answering }>): void {
+function carryOutQuietly(tx: Transaction, command: Quiet): void {
   switch (command.kind) {
     case 'deleteBucket':
       return deleteBucket(tx, command.name)
@@ -114,32 +198,33 @@ function carryOutQuietly(tx: Transaction, command: Exclude<Command, { kind: Answ
       return changeReplicas(tx, command.changes)
     case 'setMode':
       return setMode(tx, command.node, command.mode)
-    case 'raiseVersion':
-    case 'setQuota':
-    case 'openSession':
-    case 'keepSession':
-    case 'closeSession':
-    case 'expireSessions':
-    case 'inSession':
-    case 'recovered':
-    case 'reserveChunkIds':
-    case 'resumeDeletes':
-      return refuse('INVALID_ARGUMENT', `${command.kind} is not built yet`)
     default:
-      unreachable(command)
+      return carryOutForCluster(tx, command)
   }
 }
 
-function found(tx: Transaction, command: Extract<Command, { kind: 'found' }>): Reply {
-  if (tx.get(keys.cluster(), clusterRecord) !== undefined) return done
-  tx.put(keys.cluster(), clusterRecord, {
-    clusterId: command.clusterId,
-    incarnation: 1,
-    version: command.version,
-    nextChunk: firstChunkId,
-    nextDisk: 1,
-    nextBucket: 1,
-    buckets: 0,
-  })
-  return done
+/** Commands of the cluster as a whole and of its client sessions. */
+function carryOutForCluster(tx: Transaction, command: Extract<Quiet, { kind: ClusterKind }>): void {
+  switch (command.kind) {
+    case 'raiseVersion':
+      return raiseVersion(tx, command.version)
+    case 'setQuota':
+      return setQuota(tx, command)
+    case 'keepSession':
+      return keepSession(tx, command.session)
+    case 'closeSession':
+      return closeSession(tx, command.session)
+    case 'expireSessions':
+      return expireSessions(tx, command.sessions)
+    case 'recovered':
+      return recovered(tx, command.incarnation)
+    case 'reserveChunkIds':
+      return reserveChunkIds(tx, command.above)
+    case 'resumeDeletes':
+      return resumeDeletes(tx)
+    case 'inSession':
+      return refuse('INVALID_ARGUMENT', 'a session does not carry a call of a session')
+    default:
+      unreachable(command)
+  }
 }

@@ -65,10 +65,15 @@ export function getChunk(tx: Transaction, id: ChunkId): ChunkRecord | undefined 
 
 /**
  * Stores a chunk's new record with all its mirrors; forgets it when nothing is left of it. `sinceMs` is the time an
- * unreferenced chunk's grace runs from (now unless told).
+ * unreferenced chunk's grace runs from (now unless told); `before` the record that is stored.
  */
-export function putChunk(tx: Transaction, id: ChunkId, next: ChunkRecord, sinceMs: number = tx.nowMs): void {
-  const before = getChunk(tx, id)
+export function putChunk(
+  tx: Transaction,
+  id: ChunkId,
+  next: ChunkRecord,
+  sinceMs: number = tx.nowMs,
+  before: ChunkRecord | undefined = getChunk(tx, id),
+): void {
   const replicas = tidyReplicas(next)
   assert(
     replicas.length <= limits.replicasMax,

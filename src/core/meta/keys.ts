@@ -23,54 +23,131 @@
  * | `w` | commit id (16) | what a commit answered, kept a while so that a repeated one answers the same |
  * | `q` | sequence u64 | commit id: the order in which `w` entries are forgotten |
  * | `x` | slot u32 | corruption finding, a ring |
+ * | `e` | session id (16) | client session |
+ * | `r` | session id (16), sequence u64 | what a call of the session answered |
  */
 
-import { concatBytes, fromHex, getU32, getU64, putU32, putU64, toHex, utf8 } from '../../base/bytes.ts'
+import { allocateBytes, getU32, getU64, putHex, putU32, putU64, toHex, utf8 } from '../../base/bytes.ts'
 import { assert } from '../../base/assert.ts'
 import type { ChunkId, DiskNumber, LeaseId, NodeId } from '../../model/ids.ts'
 
-const prefix = (letter: string): Uint8Array => utf8(letter)
+const idLength = 16
 
-function u32(value: number): Uint8Array {
-  const out = new Uint8Array(4)
-  putU32(out, 0, value)
-  return out
+/** A key of the prefix and `length` bytes to fill in after it. */
+function start(prefix: string, length: number): Uint8Array {
+  const key = allocateBytes(1 + length)
+  key[0] = prefix.charCodeAt(0)
+  return key
 }
 
-function u64(value: number): Uint8Array {
-  const out = new Uint8Array(8)
-  putU64(out, 0, value)
-  return out
+function putId(key: Uint8Array, at: number, hex: string): void {
+  assert(hex.length === 2 * idLength && putHex(key, at, hex), 'id has 32 hex digits')
 }
 
 /** Bytes of an id of 32 hex digits. */
 export function idBytes(hex: string): Uint8Array {
-  const bytes = fromHex(hex)
-  assert(bytes !== undefined && bytes.length === 16, 'id has 32 hex digits')
+  const bytes = allocateBytes(idLength)
+  putId(bytes, 0, hex)
   return bytes
 }
 
+function ofU32(prefix: string, value: number): Uint8Array {
+  const key = start(prefix, 4)
+  putU32(key, 1, value)
+  return key
+}
+
+function ofU64(prefix: string, value: number): Uint8Array {
+  const key = start(prefix, 8)
+  putU64(key, 1, value)
+  return key
+}
+
+function ofId(prefix: string, id: string): Uint8Array {
+  const key = start(prefix, idLength)
+  putId(key, 1, id)
+  return key
+}
+
+function ofU64AndId(prefix: string, value: number, id: string): Uint8Array {
+  const key = start(prefix, 8 + idLength)
+  putU64(key, 1, value)
+  putId(key, 9, id)
+  return key
+}
+
+function ofText(prefix: string, text: string): Uint8Array {
+  const bytes = utf8(text)
+  const key = start(prefix, bytes.length)
+  key.set(bytes, 1)
+  return key
+}
+
+function objectKey(bucket: number, name: string): Uint8Array {
+  const bytes = utf8(name)
+  const key = start('o', 4 + bytes.length)
+  putU32(key, 1, bucket)
+  key.set(bytes, 5)
+  return key
+}
+
+function pageKey(id: string, page: number): Uint8Array {
+  const key = start('p', idLength + 4)
+  putId(key, 1, id)
+  putU32(key, 1 + idLength, page)
+  return key
+}
+
+function keptReplyKey(session: string, sequence: number): Uint8Array {
+  const key = start('r', idLength + 8)
+  putId(key, 1, session)
+  putU64(key, 1 + idLength, sequence)
+  return key
+}
+
+function diskChunkKey(disk: DiskNumber, id: ChunkId): Uint8Array {
+  const key = start('d', 12)
+  putU32(key, 1, disk)
+  putU64(key, 5, id)
+  return key
+}
+
+function shortKey(classIndex: number, id: ChunkId): Uint8Array {
+  const key = start('s', 9)
+  key[1] = classIndex
+  putU64(key, 2, id)
+  return key
+}
+
+function garbageKey(sinceMs: number, id: ChunkId): Uint8Array {
+  const key = start('g', 16)
+  putU64(key, 1, sinceMs)
+  putU64(key, 9, id)
+  return key
+}
+
 export const keys = {
-  applied: (): Uint8Array => prefix('A'),
-  cluster: (): Uint8Array => prefix('C'),
-  bucket: (name: string): Uint8Array => concatBytes([prefix('b'), utf8(name)]),
-  object: (bucket: number, key: string): Uint8Array => concatBytes([prefix('o'), u32(bucket), utf8(key)]),
-  manifest: (id: string): Uint8Array => concatBytes([prefix('m'), idBytes(id)]),
-  page: (id: string, page: number): Uint8Array => concatBytes([prefix('p'), idBytes(id), u32(page)]),
-  chunk: (id: ChunkId): Uint8Array => concatBytes([prefix('c'), u64(id)]),
-  diskChunk: (disk: DiskNumber, id: ChunkId): Uint8Array => concatBytes([prefix('d'), u32(disk), u64(id)]),
-  short: (classIndex: number, id: ChunkId): Uint8Array =>
-    concatBytes([prefix('s'), new Uint8Array([classIndex]), u64(id)]),
-  garbage: (sinceMs: number, id: ChunkId): Uint8Array => concatBytes([prefix('g'), u64(sinceMs), u64(id)]),
-  trash: (sinceMs: number, manifest: string): Uint8Array => concatBytes([prefix('t'), u64(sinceMs), idBytes(manifest)]),
-  node: (id: NodeId): Uint8Array => concatBytes([prefix('n'), utf8(id)]),
-  disk: (number: DiskNumber): Uint8Array => concatBytes([prefix('k'), u32(number)]),
-  diskById: (id: string): Uint8Array => concatBytes([prefix('i'), idBytes(id)]),
-  lease: (id: LeaseId): Uint8Array => concatBytes([prefix('l'), u64(id)]),
-  upload: (lease: LeaseId, manifest: string): Uint8Array => concatBytes([prefix('u'), u64(lease), idBytes(manifest)]),
-  outcome: (commitId: string): Uint8Array => concatBytes([prefix('w'), idBytes(commitId)]),
-  outcomeOrder: (sequence: number): Uint8Array => concatBytes([prefix('q'), u64(sequence)]),
-  finding: (slot: number): Uint8Array => concatBytes([prefix('x'), u32(slot)]),
+  applied: (): Uint8Array => start('A', 0),
+  cluster: (): Uint8Array => start('C', 0),
+  bucket: (name: string): Uint8Array => ofText('b', name),
+  object: objectKey,
+  manifest: (id: string): Uint8Array => ofId('m', id),
+  page: pageKey,
+  chunk: (id: ChunkId): Uint8Array => ofU64('c', id),
+  diskChunk: diskChunkKey,
+  short: shortKey,
+  garbage: garbageKey,
+  trash: (sinceMs: number, manifest: string): Uint8Array => ofU64AndId('t', sinceMs, manifest),
+  node: (id: NodeId): Uint8Array => ofText('n', id),
+  disk: (number: DiskNumber): Uint8Array => ofU32('k', number),
+  diskById: (id: string): Uint8Array => ofId('i', id),
+  lease: (id: LeaseId): Uint8Array => ofU64('l', id),
+  upload: (lease: LeaseId, manifest: string): Uint8Array => ofU64AndId('u', lease, manifest),
+  outcome: (commitId: string): Uint8Array => ofId('w', commitId),
+  outcomeOrder: (sequence: number): Uint8Array => ofU64('q', sequence),
+  finding: (slot: number): Uint8Array => ofU32('x', slot),
+  session: (id: string): Uint8Array => ofId('e', id),
+  keptReply: keptReplyKey,
 } as const
 
 /** First key after every key with the prefix `letter`. */
@@ -115,6 +192,7 @@ export const keyParts = {
   nodeId: (key: Uint8Array): NodeId => new TextDecoder().decode(key.subarray(1)),
   disk: (key: Uint8Array): DiskNumber => getU32(key, 1),
   lease: (key: Uint8Array): LeaseId => getU64(key, 1),
+  session: (key: Uint8Array): string => toHex(key.subarray(1)),
   upload: (key: Uint8Array): { lease: LeaseId; manifest: string } => ({
     lease: getU64(key, 1),
     manifest: toHex(key.subarray(9, 25)),

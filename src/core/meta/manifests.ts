@@ -71,7 +71,7 @@ export function stagePage(tx: Transaction, staged: StagedPage): void {
     before === undefined || before.chunks === page * limits.pageChunksMax,
     `upload ${commitId} had its last page: only the last may hold fewer than ${limits.pageChunksMax} chunks`,
   )
-  const intake: Intake = { ...staged, leaseId: staged.lease, lease, pin: false }
+  const intake: Intake = { ...staged, leaseId: staged.lease, lease, pin: false, disks: new Map() }
   const taken = takePage(tx, commitId, page, staged.chunks, intake)
   if (before === undefined) {
     countUploads(tx, staged.lease, 1)

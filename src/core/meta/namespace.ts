@@ -7,7 +7,7 @@
  */
 
 import { assert } from '../../base/assert.ts'
-import { fromHex, toHex, utf8 } from '../../base/bytes.ts'
+import { copyBytes, fromHex, toHex, utf8Length } from '../../base/bytes.ts'
 import { checkBucketName, checkKey, quote } from '../../model/names.ts'
 import { limits } from '../../model/limits.ts'
 import type { CommitId, LeaseId } from '../../model/ids.ts'
@@ -17,6 +17,7 @@ import { keys } from './keys.ts'
 import { openLease } from './leases.ts'
 import { closeUpload, getManifest, putManifest, releaseManifest, takePage } from './manifests.ts'
 import { fingerprintOf, fingerprintOfChunks, keepOutcome, knownOutcome } from './outcomes.ts'
+import { checkQuotas } from './quotas.ts'
 import { type BucketRecord, bucketRecord, clusterRecord, type ObjectRecord, objectRecord } from './records.ts'
 import { demand, refuse } from './refuse.ts'
 import type { Transaction } from './view.ts'
@@ -52,6 +53,8 @@ export function createBucket(tx: Transaction, name: string, commitId: CommitId):
     commitId,
     objects: 0,
     bytes: 0,
+    bytesMax: 0,
+    objectsMax: 0,
   })
   tx.put(keys.cluster(), clusterRecord, {
     ...cluster,
@@ -81,7 +84,7 @@ function mustBucket(tx: Transaction, name: string): BucketRecord {
 /** One operation with what the state before the commit says of its key. */
 interface Planned {
   readonly operation: Operation
-  readonly bucket: number
+  readonly bucket: BucketRecord
   readonly before: ObjectRecord | undefined
   /** The object a copy copies. */
   readonly source: ObjectRecord | undefined
@@ -102,12 +105,18 @@ export function commit(tx: Transaction, body: CommitBody): Reply {
   }
   checkShape(body)
   const planned = operations.map((operation) => plan(tx, operation))
+  const { objects: objectsBefore, bytes: bytesBefore } = tx.counters
+  const before = {
+    cluster: { objects: objectsBefore, bytes: bytesBefore },
+    buckets: new Map(planned.map((one) => [one.operation.bucket, one.bucket])),
+  }
   let durable = Number.MAX_SAFE_INTEGER
   const results = planned.map((one, i) => {
     const taken = store(tx, body, one, i)
     durable = Math.min(durable, taken.durable)
     return taken.object
   })
+  checkQuotas(tx, before)
   for (const one of planned) if (one.before !== undefined) releaseManifest(tx, one.before.manifest)
   if (durable === Number.MAX_SAFE_INTEGER) durable = 0
   keepOutcome(tx, commitId, fingerprint, durable, results)
@@ -150,7 +159,7 @@ function checkPut(put: Put, operations: number): void {
       `the chunks of ${name} hold ${size} bytes, its size says ${put.size}: send what was written`,
     )
   }
-  const metadataBytes = put.metadata.reduce((sum, { name, value }) => sum + utf8(name).length + utf8(value).length, 0)
+  const metadataBytes = put.metadata.reduce((sum, { name, value }) => sum + utf8Length(name) + utf8Length(value), 0)
   demand(
     metadataBytes <= limits.userMetadataBytesMax,
     `the metadata of ${name} has ${metadataBytes} bytes: use at most ${limits.userMetadataBytesMax}`,
@@ -158,8 +167,8 @@ function checkPut(put: Put, operations: number): void {
 }
 
 function plan(tx: Transaction, operation: Operation): Planned {
-  const bucket = mustBucket(tx, operation.bucket).number
-  const before = tx.get(keys.object(bucket, operation.key), objectRecord)
+  const bucket = mustBucket(tx, operation.bucket)
+  const before = tx.get(keys.object(bucket.number, operation.key), objectRecord)
   checkCondition(operation, before)
   if (operation.kind === 'delete' && before === undefined) refuseMissing(operation.bucket, operation.key)
   return { operation, bucket, before, source: operation.kind === 'copy' ? sourceOf(tx, operation) : undefined }
@@ -207,7 +216,7 @@ function store(tx: Transaction, body: CommitBody, planned: Planned, position: nu
   const { operation, bucket, before, source } = planned
   if (operation.kind === 'delete') {
     assert(before !== undefined, 'a delete was planned on an object')
-    tx.del(keys.object(bucket, operation.key))
+    tx.del(keys.object(bucket.number, operation.key))
     count(tx, operation.bucket, before, undefined)
     return { object: named(operation, { ...before, removed: true }), durable: Number.MAX_SAFE_INTEGER }
   }
@@ -215,7 +224,7 @@ function store(tx: Transaction, body: CommitBody, planned: Planned, position: nu
     operation.kind === 'put'
       ? storePut(tx, body, operation, position)
       : { record: copyOf(tx, source, body.commitId), durable: Number.MAX_SAFE_INTEGER }
-  tx.put(keys.object(bucket, operation.key), objectRecord, made.record)
+  tx.put(keys.object(bucket.number, operation.key), objectRecord, made.record)
   count(tx, operation.bucket, before, made.record)
   return { object: named(operation, { ...made.record, removed: false }), durable: made.durable }
 }
@@ -225,7 +234,7 @@ function named(operation: Operation, facts: Omit<CommittedObject, 'bucket' | 'ke
     bucket: operation.bucket,
     key: operation.key,
     size: facts.size,
-    etag: facts.etag.slice(),
+    etag: copyBytes(facts.etag),
     version: facts.version,
     modifiedMs: facts.modifiedMs,
     contentType: facts.contentType,
@@ -327,6 +336,7 @@ function takeInline(
       copies: put.copies,
       concern: put.concern,
       pin: false,
+      disks: new Map(),
     }
     durable = takePage(tx, id, 0, put.chunks, intake).durable
   }
@@ -355,9 +365,10 @@ export function commitChunks(tx: Transaction, body: ChunksBody): Reply {
     `the commit has ${body.chunks.length} chunks: send 1 to ${limits.pageChunksMax}`,
   )
   const lease = openLease(tx, body.lease)
+  const intake = { ...body, leaseId: body.lease, lease, pin: true, disks: new Map() }
   let durable = Number.MAX_SAFE_INTEGER
   for (const chunk of body.chunks) {
-    durable = Math.min(durable, takeChunk(tx, chunk, { ...body, leaseId: body.lease, lease, pin: true }))
+    durable = Math.min(durable, takeChunk(tx, chunk, intake))
   }
   keepOutcome(tx, body.commitId, fingerprint, durable, [])
   return { ok: true, kind: 'committed', objects: [], durable }

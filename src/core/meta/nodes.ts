@@ -93,12 +93,12 @@ function newDiskNumber(tx: Transaction, id: string): DiskNumber {
 }
 
 /** Nothing the disk acknowledged in its old generation counts from here on. */
-function fenceDisk(tx: Transaction, number: DiskNumber, state?: DiskState): void {
+export function fenceDisk(tx: Transaction, number: DiskNumber, generations = 1, state?: DiskState): void {
   const disk = getDisk(tx, number)
   if (disk === undefined) return
   putDisk(tx, number, {
     ...disk,
-    generation: disk.generation + 1,
+    generation: disk.generation + generations,
     live: false,
     reconciled: false,
     state: state ?? disk.state,
@@ -118,7 +118,7 @@ export function nodeDown(tx: Transaction, node: NodeId, incarnation: string): vo
 export function diskState(tx: Transaction, number: DiskNumber, generation: number, state: DiskState): void {
   const disk = getDisk(tx, number)
   if (disk === undefined || disk.generation !== generation || disk.state === state) return
-  if (state === 'failed') fenceDisk(tx, number, state)
+  if (state === 'failed') fenceDisk(tx, number, 1, state)
   // Out of `failed` leads only a new registration.
   else if (disk.state !== 'failed') putDisk(tx, number, { ...disk, state })
 }

@@ -5,26 +5,29 @@
  * `live`, `reconciled` and `generation`, so that a node's death or return is one small entry and not one write per chunk.
  */
 
-import { bool, fixed, list, oneOf, struct, text, type Schema, type TypeOf, uint } from '../../base/schema.ts'
+import {
+  bool,
+  extended,
+  fixed,
+  hex,
+  list,
+  oneOf,
+  type Schema,
+  struct,
+  text,
+  type TypeOf,
+  uint,
+} from '../../base/schema.ts'
 import { diskStates, healthStates, modeStates } from '../../model/words.ts'
-import { fromHex, toHex } from '../../base/bytes.ts'
-import { SchemaError } from '../../base/schema.ts'
 
 /** 16 bytes on disk, 32 hex digits in code. */
-export const hexId: Schema<string> = {
-  write: (writer, value) => {
-    const bytes = fromHex(value)
-    if (bytes === undefined || bytes.length !== 16) throw new SchemaError('not an id of 32 hex digits')
-    writer.raw(bytes)
-  },
-  read: (reader) => toHex(reader.raw(16)),
-}
+export const hexId: Schema<string> = hex(16)
 
 /** 8-byte root of a chunk. Decoded as a view: copy to keep. */
 export const root: Schema<Uint8Array> = fixed(8)
 
 /** Written once per apply group, in the same batch as the group's effects. */
-export const appliedRecord = struct({
+const firstApplied = struct({
   index: uint,
   term: uint,
   /** Leader-stamped time, clamped to never go back. Milliseconds since 1970 UTC. */
@@ -40,9 +43,12 @@ export const appliedRecord = struct({
   outcomesFrom: uint,
   outcomesTo: uint,
 })
+/** Since cluster version 2: open client sessions. */
+const laterApplied = struct({ sessions: uint })
+export const appliedRecord = extended(firstApplied, laterApplied, { sessions: 0 })
 export type AppliedRecord = TypeOf<typeof appliedRecord>
 
-export const clusterRecord = struct({
+const firstCluster = struct({
   clusterId: hexId,
   /** Rises with `meta recover` and `restore`. */
   incarnation: uint,
@@ -55,15 +61,26 @@ export const clusterRecord = struct({
   /** Buckets there are; bounded, so that their list fits one message. */
   buckets: uint,
 })
+/** Since cluster version 2. A quota of 0 is none. */
+const laterCluster = struct({
+  bytesMax: uint,
+  objectsMax: uint,
+  /** No replica is deleted physically: the metadata may be older than the disks (docs/RULES.md, rule 2). */
+  deletesHeld: bool,
+})
+export const clusterRecord = extended(firstCluster, laterCluster, { bytesMax: 0, objectsMax: 0, deletesHeld: false })
 export type ClusterRecord = TypeOf<typeof clusterRecord>
 
-export const bucketRecord = struct({
+const firstBucket = struct({
   number: uint,
   createdMs: uint,
   commitId: hexId,
   objects: uint,
   bytes: uint,
 })
+/** Since cluster version 2. A quota of 0 is none. */
+const laterBucket = struct({ bytesMax: uint, objectsMax: uint })
+export const bucketRecord = extended(firstBucket, laterBucket, { bytesMax: 0, objectsMax: 0 })
 export type BucketRecord = TypeOf<typeof bucketRecord>
 
 const pair = struct({ name: text, value: text })
@@ -178,7 +195,7 @@ export const leaseRecord = struct({
 export type LeaseRecord = TypeOf<typeof leaseRecord>
 
 /** What one operation of a commit did; with the repeated command's names it makes the same answer again. */
-const outcomeObject = struct({
+export const outcomeObject = struct({
   size: uint,
   etag: fixed(8),
   version: uint,
@@ -208,3 +225,14 @@ export const findingRecord = struct({
   repaired: bool,
 })
 export type FindingRecord = TypeOf<typeof findingRecord>
+
+export const sessionRecord = struct({
+  ttlMs: uint,
+  /** Each call puts it off. The leader proposes the expiry after it; a session lives until it is forgotten. */
+  expiresMs: uint,
+  /** Calls below were answered, and their replies are forgotten. */
+  lowest: uint,
+  /** Calls whose replies are kept, rising; at most `sessionCallsMax`. */
+  kept: list(uint),
+})
+export type SessionRecord = TypeOf<typeof sessionRecord>

@@ -11,22 +11,23 @@
  */
 
 import { crc32c } from '../../base/crc32c.ts'
-import { emptyBytes, putU32 } from '../../base/bytes.ts'
+import { putU32 } from '../../base/bytes.ts'
 import { decode, encode, type Schema } from '../../base/schema.ts'
 import { StoreError } from '../../model/errors.ts'
 import type { Effect } from './commands.ts'
 import { keys } from './keys.ts'
 import { type AppliedRecord, appliedRecord, type ClusterRecord, clusterRecord } from './records.ts'
 
-/** The durable state below the overlay. */
+/** The state below the overlay. */
 export interface StateReader {
-  getSync(key: Uint8Array): Uint8Array | undefined
+  /** The value of `key`, whose name (`keyName`) is `name`. */
+  getSync(key: Uint8Array, name: string): Uint8Array | undefined
 }
 
-/** One write of an apply group. */
-type StateWrite =
-  | { readonly type: 'put'; readonly key: Uint8Array; readonly value: Uint8Array }
-  | { readonly type: 'del'; readonly key: Uint8Array }
+/** One write of an apply group; `name` is the key's. */
+export type StateWrite =
+  | { readonly type: 'put'; readonly key: Uint8Array; readonly name: string; readonly value: Uint8Array }
+  | { readonly type: 'del'; readonly key: Uint8Array; readonly name: string }
 
 /** The applied record before the first entry. */
 export const nothingApplied: AppliedRecord = {
@@ -40,29 +41,56 @@ export const nothingApplied: AppliedRecord = {
   findings: 0,
   outcomesFrom: 0,
   outcomesTo: 0,
+  sessions: 0,
 }
 
 /** The applied record of a stored state. */
 export function readApplied(reader: StateReader): AppliedRecord {
-  const value = reader.getSync(keys.applied())
+  const key = keys.applied()
+  const value = reader.getSync(key, keyName(key))
   return value === undefined ? nothingApplied : decode(appliedRecord, value)
 }
 
-interface GroupSlot {
-  readonly key: Uint8Array
-  readonly value: Uint8Array | undefined
-  readonly written: boolean
+/** Records that almost every command reads and few write: cluster, buckets, disks, leases, nodes, the oldest outcome. */
+const hotPrefixes: ReadonlySet<string> = new Set('Cbklnq')
+const hotMax = 4096
+
+/** Decoded hot records as applied. Kept over groups by whoever makes the views; a state of its own needs its own. */
+export class HotRecords {
+  readonly #records = new Map<string, unknown>()
+
+  get(name: string): unknown {
+    return this.#records.get(name)
+  }
+
+  set(name: string, record: unknown): void {
+    if (this.#records.size >= hotMax) this.#records.clear()
+    this.#records.set(name, record)
+  }
+
+  delete(name: string): void {
+    this.#records.delete(name)
+  }
+}
+
+function isHot(name: string): boolean {
+  return hotPrefixes.has(name[0] as string)
 }
 
 /** The state as the entries of one group see it. Bounded by the group: make a new one for each. */
 export class StateView {
   readonly #reader: StateReader
-  readonly #slots = new Map<string, GroupSlot>()
+  readonly #hot: HotRecords
+  readonly #written = new Map<string, StateWrite>()
   #applied: AppliedRecord
+  /** Of the writes so far. */
+  #digest: number
 
-  constructor(reader: StateReader, applied: AppliedRecord) {
+  constructor(reader: StateReader, applied: AppliedRecord, hot: HotRecords = new HotRecords()) {
     this.#reader = reader
+    this.#hot = hot
     this.#applied = applied
+    this.#digest = applied.digest
   }
 
   /** As of the last entry. */
@@ -70,24 +98,35 @@ export class StateView {
     return this.#applied
   }
 
-  getSync(key: Uint8Array): Uint8Array | undefined {
-    const name = keyName(key)
-    const slot = this.#slots.get(name)
-    if (slot !== undefined) return slot.value
-    const value = this.#reader.getSync(key)
-    this.#slots.set(name, { key, value, written: false })
+  /** The record under `key`, whose name is `name`. */
+  get<T>(key: Uint8Array, name: string, schema: Schema<T>): T | undefined {
+    const hot = isHot(name)
+    if (hot) {
+      const known = this.#hot.get(name)
+      if (known !== undefined) return known as T
+    }
+    const write = this.#written.get(name)
+    const bytes = write === undefined ? this.#reader.getSync(key, name) : write.type === 'put' ? write.value : undefined
+    if (bytes === undefined) return undefined
+    const value = decode(schema, bytes)
+    if (hot) this.#hot.set(name, value)
     return value
   }
 
-  /** Takes the writes of an accepted entry, in order, into the group and the digest. */
-  accept(writes: readonly StateWrite[], applied: AppliedRecord): void {
-    let digest = this.#applied.digest
-    for (const write of writes) {
-      digest = chain(digest, write)
-      const value = write.type === 'put' ? write.value : undefined
-      this.#slots.set(keyName(write.key), { key: write.key, value, written: true })
-    }
-    this.#applied = { ...applied, digest }
+  /** Takes one write of an accepted entry into the group and the digest; `accept` ends the entry. */
+  write(key: Uint8Array, name: string, slot: EntrySlot): void {
+    const { schema, value } = slot
+    const bytes = value === undefined || schema === undefined ? undefined : encode(schema, value)
+    this.#digest = chain(this.#digest, key, bytes)
+    this.#written.set(name, bytes === undefined ? { type: 'del', key, name } : { type: 'put', key, name, value: bytes })
+    if (!isHot(name)) return
+    if (bytes === undefined) this.#hot.delete(name)
+    else this.#hot.set(name, value)
+  }
+
+  /** The writes of an accepted entry are all in. */
+  accept(applied: AppliedRecord): void {
+    this.#applied = { ...applied, digest: this.#digest }
   }
 
   /** An entry that changes nothing: a leader's no-op, or a refused command (whose time still counts). */
@@ -97,20 +136,18 @@ export class StateView {
 
   /** All writes of the group and the applied record: one atomic batch. */
   finish(): StateWrite[] {
-    const out: StateWrite[] = []
-    for (const { key, value, written } of this.#slots.values()) {
-      if (written) out.push(value === undefined ? { type: 'del', key } : { type: 'put', key, value })
-    }
-    out.push({ type: 'put', key: keys.applied(), value: encode(appliedRecord, this.#applied) })
+    const out = [...this.#written.values()]
+    const key = keys.applied()
+    out.push({ type: 'put', key, name: keyName(key), value: encode(appliedRecord, this.#applied) })
     return out
   }
 }
 
 interface EntrySlot {
   readonly key: Uint8Array
-  readonly schema: Schema<unknown> | undefined
-  readonly value: unknown
-  readonly written: boolean
+  schema: Schema<unknown> | undefined
+  value: unknown
+  written: boolean
 }
 
 /** The state as one entry sees it, and what the entry writes. */
@@ -123,7 +160,7 @@ export class Transaction {
   readonly term: number
   /** The entry's time: the leader's clock, clamped to never go back. */
   readonly nowMs: number
-  #counters: AppliedRecord
+  readonly #counters: { -readonly [Field in keyof AppliedRecord]: AppliedRecord[Field] }
 
   constructor(view: StateView, index: number, term: number, nowMs: number) {
     this.#view = view
@@ -133,31 +170,43 @@ export class Transaction {
     this.#counters = { ...view.applied, index, term, timeMs: this.nowMs }
   }
 
-  /** Cluster-wide counters as this entry sees them. */
-  get counters(): AppliedRecord {
+  /** Cluster-wide counters as this entry sees them; they change with it. */
+  get counters(): Readonly<AppliedRecord> {
     return this.#counters
   }
 
   count(change: Partial<Omit<AppliedRecord, 'index' | 'term' | 'timeMs' | 'digest'>>): void {
-    this.#counters = { ...this.#counters, ...change }
+    Object.assign(this.#counters, change)
   }
 
   get<T>(key: Uint8Array, schema: Schema<T>): T | undefined {
     const name = keyName(key)
     const slot = this.#slots.get(name)
     if (slot !== undefined) return slot.value as T | undefined
-    const bytes = this.#view.getSync(key)
-    const value = bytes === undefined ? undefined : decode(schema, bytes)
+    const value = this.#view.get(key, name, schema)
     this.#slots.set(name, { key, schema, value, written: false })
     return value
   }
 
   put<T>(key: Uint8Array, schema: Schema<T>, value: T): void {
-    this.#slots.set(keyName(key), { key, schema, value, written: true })
+    this.#set(key, schema, value)
   }
 
   del(key: Uint8Array): void {
-    this.#slots.set(keyName(key), { key, schema: undefined, value: undefined, written: true })
+    this.#set(key, undefined, undefined)
+  }
+
+  /** The order in which an entry first touches its keys is that of the digest: a known slot stays where it is. */
+  #set(key: Uint8Array, schema: Schema<unknown> | undefined, value: unknown): void {
+    const name = keyName(key)
+    const slot = this.#slots.get(name)
+    if (slot === undefined) {
+      this.#slots.set(name, { key, schema, value, written: true })
+      return
+    }
+    slot.schema = schema
+    slot.value = value
+    slot.written = true
   }
 
   effect(effect: Effect): void {
@@ -177,15 +226,10 @@ export class Transaction {
     return cluster
   }
 
-  /** Makes the entry's writes part of the view. */
+  /** Makes the entry's writes part of the view, once nothing can refuse it any more. */
   commit(): void {
-    const writes: StateWrite[] = []
-    for (const { key, schema, value, written } of this.#slots.values()) {
-      if (!written) continue
-      if (value === undefined || schema === undefined) writes.push({ type: 'del', key })
-      else writes.push({ type: 'put', key, value: encode(schema, value) })
-    }
-    this.#view.accept(writes, this.#counters)
+    for (const [name, slot] of this.#slots) if (slot.written) this.#view.write(slot.key, name, slot)
+    this.#view.accept(this.#counters)
   }
 }
 
@@ -195,17 +239,18 @@ export const noValue: Schema<true> = {
   read: () => true,
 }
 
+const head = new Uint8Array(9)
+
 /** One step of the digest chain: deletes and puts, keys and values cannot be mistaken for each other. */
-function chain(digest: number, write: StateWrite): number {
-  const head = new Uint8Array(9)
-  const value = write.type === 'put' ? write.value : emptyBytes
-  head[0] = write.type === 'put' ? 1 : 0
-  putU32(head, 1, write.key.length)
-  putU32(head, 5, value.length)
-  return crc32c(value, crc32c(write.key, crc32c(head, digest)))
+function chain(digest: number, key: Uint8Array, value: Uint8Array | undefined): number {
+  head[0] = value === undefined ? 0 : 1
+  putU32(head, 1, key.length)
+  putU32(head, 5, value?.length ?? 0)
+  const ofKey = crc32c(key, crc32c(head, digest))
+  return value === undefined ? ofKey : crc32c(value, ofKey)
 }
 
 /** A key as a map key: one character a byte. */
-function keyName(key: Uint8Array): string {
-  return String.fromCharCode(...key)
+export function keyName(key: Uint8Array): string {
+  return String.fromCharCode.apply(undefined, key as unknown as number[])
 }

@@ -6,15 +6,16 @@
  * the disk, refusals included.
  */
 
-import type { AppendRequest, Heartbeat, SnapshotOffer, TimeoutNow } from './messages.ts'
+import { assert } from '../../base/assert.ts'
+import type { AppendRequest, Heartbeat, ReadIndexReply, SnapshotOffer, TimeoutNow } from './messages.ts'
 import { campaign } from './election.ts'
 import type { RaftState } from './state.ts'
 
 /** A message of the current term's leader arrived: follow it. */
 function follow(state: RaftState, leader: string): void {
+  assert(state.role !== 'leader', 'one leader per term')
   if (state.role !== 'follower') state.becomeFollower(state.term, leader)
-  state.leader = leader
-  state.electionElapsed = 0
+  state.hearLeader(leader)
 }
 
 export function handleAppend(state: RaftState, request: AppendRequest): void {
@@ -61,4 +62,34 @@ export function handleTimeoutNow(state: RaftState, message: TimeoutNow): void {
   if (state.role !== 'follower') return
   if (!state.log.matches(message.lastIndex, message.lastTerm)) return
   campaign(state, 'forced')
+}
+
+/** Asks the leader about the reads that wait here. Called once before each `Ready`. */
+export function flushFollower(state: RaftState): void {
+  const { followerReads, leader, limits } = state
+  if (followerReads.waiting === 0 || leader === '' || followerReads.underWay >= limits.readBatches) return
+  state.emit({ kind: 'readIndex', to: leader, term: state.term, context: followerReads.ask() }, false)
+}
+
+/** What was asked may be lost: it is asked again under the same context, as often as the leader sends heartbeats. */
+export function askAgain(state: RaftState): void {
+  if (++state.heartbeatElapsed < state.heartbeatTicks) return
+  state.heartbeatElapsed = 0
+  const { leader: to, term } = state
+  if (to === '') return
+  for (const context of state.followerReads.asked) state.emit({ kind: 'readIndex', to, term, context }, false)
+}
+
+export function readThroughLeader(state: RaftState, token: number): 'waiting' | 'not-leader' | 'overloaded' {
+  if (state.leader === '' || state.clusterVersion < 2) return 'not-leader'
+  if (state.followerReads.waiting >= state.limits.readsWaiting) return 'overloaded'
+  state.followerReads.add(token)
+  return 'waiting'
+}
+
+export function handleReadReply(state: RaftState, reply: ReadIndexReply): void {
+  if (reply.from !== state.leader) return
+  for (const token of state.followerReads.answered(reply.context)) {
+    state.confirmedReads.push({ token, index: reply.index })
+  }
 }

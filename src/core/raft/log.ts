@@ -1,36 +1,42 @@
 /**
- * The log as the core sees it: terms of all indexes, a window of the newest entries in memory, and the cursors.
+ * The log as the core sees it: terms of all indexes, a window of the newest entries in memory, the configurations, and
+ * the cursors.
  *
  * Invariants (asserted): base <= applied <= applying <= min(commit, durable) <= lastIndex; commit and applied never go
  * back; nothing at or below commit is truncated; entries that are not durable or not committed stay in memory.
- * Durability is by slots: each entry remembers the append task that wrote it last, so that the late completion of an
- * older task never vouches for newer content at the same index.
+ * A configuration is in force from the moment its entry is in the log, and falls with it when the entry is truncated.
+ * Durability is by append task: each run of entries remembers the task that wrote it last, so that the late completion
+ * of an older task never vouches for newer content at the same index.
  */
 
 import { assert } from '../../base/assert.ts'
+import { EntryWindow } from './window.ts'
 import { TermRuns } from './terms.ts'
-import { type ConfigAt, type Entry, entryBytes, type SnapshotMark } from './types.ts'
+import type { ConfigAt, Entry, SnapshotMark } from './types.ts'
 import { decodeConfig } from './messages.ts'
+
+/** Entries up to `last` that append task `seq` took and has not completed. */
+interface Writing {
+  last: number
+  readonly seq: number
+}
 
 export class RaftLog {
   readonly #terms: TermRuns
-  /** Entries `#cacheFirst .. lastIndex`. */
-  #cache: Entry[]
-  #cacheFirst: number
-  #cacheBytes = 0
-  readonly #cacheBytesMax: number
-  /** For each index above `durable`: the task that wrote it, undefined until one took it. */
-  #slots: (number | undefined)[] = []
+  /** The newest entries, ending at `lastIndex`. */
+  readonly #window: EntryWindow
   #durable: number
+  /** Entries above `durable` that a task took, in order; what is behind them is unsaved. */
+  #writing: Writing[] = []
+  /** First index that no append task has taken yet. */
+  #unsaved: number
+  /** Lowest index to be removed from the log store by the next append task. */
+  #truncateFrom: number | undefined
   #commit: number
   #applying: number
   #applied: number
   /** Configurations by index; the first is the one of the base. */
   #configs: ConfigAt[]
-  /** Lowest index to be removed from the log store by the next append task. */
-  #truncateFrom: number | undefined
-  /** First index that no append task has taken yet. */
-  #unsaved: number
 
   constructor(options: {
     base: SnapshotMark
@@ -43,10 +49,7 @@ export class RaftLog {
     cacheBytes: number
   }) {
     this.#terms = new TermRuns(options.base.index, options.base.term, options.termRuns, options.lastIndex)
-    this.#cache = [...options.tail]
-    this.#cacheFirst = options.lastIndex - options.tail.length + 1
-    for (const entry of this.#cache) this.#cacheBytes += entryBytes(entry)
-    this.#cacheBytesMax = options.cacheBytes
+    this.#window = new EntryWindow(options.tail, options.lastIndex, options.cacheBytes)
     this.#durable = options.lastIndex
     this.#unsaved = options.lastIndex + 1
     this.#commit = Math.max(options.commit, options.applied, options.base.index)
@@ -63,7 +66,7 @@ export class RaftLog {
     return this.#terms.last
   }
   get lastTerm(): number {
-    return this.#terms.at(this.#terms.last) ?? 0
+    return this.#terms.lastTerm
   }
   get durable(): number {
     return this.#durable
@@ -91,6 +94,17 @@ export class RaftLog {
     return found
   }
 
+  /** The configurations of entries and snapshots up to `index`, in order; not the one that a log begins with. */
+  configsUpTo(index: number): readonly ConfigAt[] {
+    return this.#configs.filter((item) => item.index > 0 && item.index <= index)
+  }
+
+  /** The configuration in force at `index` and all later ones, in order. */
+  configsFrom(index: number): readonly ConfigAt[] {
+    const at = this.#configs.findLastIndex((item) => item.index <= index)
+    return this.#configs.slice(Math.max(0, at))
+  }
+
   /** Term at `index`, undefined when it is compacted away or beyond the end. */
   term(index: number): number | undefined {
     return this.#terms.at(index)
@@ -110,15 +124,11 @@ export class RaftLog {
     return this.#terms.lastAtMost(index, term)
   }
 
-  /** Appends entries of this leader's own term. */
-  append(entries: readonly Entry[]): void {
-    for (const entry of entries) {
-      this.#terms.push(entry.index, entry.term)
-      this.#cache.push(entry)
-      this.#cacheBytes += entryBytes(entry)
-      this.#slots.push(undefined)
-      if (entry.type === 'config') this.#configs.push({ index: entry.index, config: decodeConfig(entry.payload) })
-    }
+  /** Appends one entry, which follows the last one. */
+  append(entry: Entry): void {
+    this.#terms.push(entry.index, entry.term)
+    this.#window.push(entry)
+    if (entry.type === 'config') this.#configs.push({ index: entry.index, config: decodeConfig(entry.payload) })
   }
 
   /**
@@ -126,26 +136,33 @@ export class RaftLog {
    * everything from it on (never at or below commit); the rest is appended.
    */
   merge(entries: readonly Entry[]): void {
-    for (const [position, entry] of entries.entries()) {
-      if (entry.index <= this.baseIndex || this.matches(entry.index, entry.term)) continue
-      if (entry.index <= this.lastIndex) this.#truncate(entry.index)
-      this.append(entries.slice(position))
-      return
+    let position = 0
+    for (; position < entries.length; position++) {
+      const { index, term } = entries[position] as Entry
+      if (index > this.lastIndex) break
+      if (index <= this.baseIndex || this.matches(index, term)) continue
+      this.#truncate(index)
+      break
     }
+    for (; position < entries.length; position++) this.append(entries[position] as Entry)
   }
 
   #truncate(index: number): void {
     assert(index > this.#commit, `a committed entry is never replaced: index ${index}, commit ${this.#commit}`)
     this.#terms.truncate(index)
-    const keep = Math.max(0, index - this.#cacheFirst)
-    for (const entry of this.#cache.splice(keep)) this.#cacheBytes -= entryBytes(entry)
-    this.#cacheFirst = Math.min(this.#cacheFirst, index)
+    this.#window.truncate(index)
     if (index < this.#unsaved) {
       this.#truncateFrom = Math.min(this.#truncateFrom ?? index, index)
       this.#unsaved = index
     }
     if (index <= this.#durable) this.#durable = index - 1
-    this.#slots.length = Math.min(this.#slots.length, index - 1 - this.#durable)
+    for (let newest = this.#writing.at(-1); newest !== undefined && newest.last >= index; ) {
+      newest.last = index - 1
+      const before = this.#writing.at(-2)?.last ?? this.#durable
+      if (newest.last > before) break
+      this.#writing.pop()
+      newest = this.#writing.at(-1)
+    }
     while ((this.#configs.at(-1)?.index ?? 0) >= index) this.#configs.pop()
   }
 
@@ -157,21 +174,19 @@ export class RaftLog {
   takeUnsaved(seq: number): { truncateFrom: number | undefined; entries: readonly Entry[] } {
     const entries = this.cached(this.#unsaved, this.lastIndex)
     assert(entries !== undefined, 'unsaved entries are in memory')
-    for (let i = this.#unsaved; i <= this.lastIndex; i++) this.#slots[i - this.#durable - 1] = seq
+    if (entries.length > 0) this.#writing.push({ last: this.lastIndex, seq })
     const truncateFrom = this.#truncateFrom
     this.#truncateFrom = undefined
     this.#unsaved = this.lastIndex + 1
     return { truncateFrom, entries }
   }
 
-  /** Task `seq` and all before it are on disk. Returns true when more became durable. */
-  saved(seq: number): boolean {
-    let released = 0
-    while (released < this.#slots.length && (this.#slots[released] ?? Number.POSITIVE_INFINITY) <= seq) released++
-    this.#slots.splice(0, released)
-    this.#durable += released
+  /** Task `seq` and all before it are on disk. */
+  saved(seq: number): void {
+    while ((this.#writing[0]?.seq ?? Number.POSITIVE_INFINITY) <= seq) {
+      this.#durable = (this.#writing.shift() as Writing).last
+    }
     this.#evict()
-    return released > 0
   }
 
   /** Moves commit forward to `index`, at most the end of the log; returns true when it moved. */
@@ -187,24 +202,9 @@ export class RaftLog {
     const end = Math.min(this.#commit, this.#durable)
     if (this.#applying !== this.#applied || this.#applied >= end) return undefined
     const first = this.#applied + 1
-    let last = first
-    let size = this.#sizeAt(first)
-    while (last < end && last - first + 1 < entriesMax && size + this.#sizeAt(last + 1) <= bytesMax) {
-      last++
-      size += this.#sizeAt(last)
-    }
+    const last = this.#window.batchEnd(first, end, bytesMax, entriesMax)
     this.#applying = last
     return { first, last }
-  }
-
-  /** Entries that are not in memory are taken as small: the host bounds what it reads. */
-  #sizeAt(index: number): number {
-    const entry = this.#cache[index - this.#cacheFirst]
-    return entry === undefined ? 0 : entryBytes(entry)
-  }
-
-  get canApply(): boolean {
-    return this.#applying === this.#applied && this.#applied < Math.min(this.#commit, this.#durable)
   }
 
   appliedTo(index: number): void {
@@ -213,84 +213,59 @@ export class RaftLog {
     this.#evict()
   }
 
+  /** Index of the oldest entry in memory. */
+  get cachedFrom(): number {
+    return this.#window.first
+  }
+
   /** Entries `first..last` when all of them are in memory. */
   cached(first: number, last: number): readonly Entry[] | undefined {
-    if (first > last) return []
-    if (first < this.#cacheFirst || last > this.lastIndex) return undefined
-    return this.#cache.slice(first - this.#cacheFirst, last + 1 - this.#cacheFirst)
+    return this.#window.slice(first, last)
   }
 
   /** Bytes of what is in memory of `first..last`. */
   bytesOf(first: number, last: number): number {
-    let total = 0
-    for (let i = Math.max(first, this.#cacheFirst); i <= last; i++) total += this.#sizeAt(i)
-    return total
+    return this.#window.bytesOf(first, last)
   }
 
-  /** Last index of a batch that starts at `first` and holds at most `bytesMax` (at least one entry). */
-  batchEnd(first: number, bytesMax: number, entriesMax: number): number {
-    let last = first
-    let size = this.#sizeAt(first)
-    const end = Math.min(this.lastIndex, first + entriesMax - 1)
-    while (last < end && size + this.#sizeAt(last + 1) <= bytesMax) {
-      last++
-      size += this.#sizeAt(last)
-    }
-    return last
+  /** Last index of a batch that starts at `first`, ends by `end` and holds at most `bytesMax` (at least one entry). */
+  batchEnd(first: number, end: number, bytesMax: number, entriesMax: number): number {
+    return this.#window.batchEnd(first, Math.min(end, this.lastIndex), bytesMax, entriesMax)
   }
 
   #evict(): void {
-    if (this.#cacheBytes <= this.#cacheBytesMax) return
-    const evictable = Math.min(this.#durable, this.#commit, this.#unsaved - 1)
-    let drop = 0
-    while (
-      this.#cacheBytes > this.#cacheBytesMax &&
-      drop < this.#cache.length &&
-      this.#cacheFirst + drop <= evictable
-    ) {
-      this.#cacheBytes -= entryBytes(this.#cache[drop] as Entry)
-      drop++
-    }
-    this.#cache.splice(0, drop)
-    this.#cacheFirst += drop
+    this.#window.evict(Math.min(this.#durable, this.#commit, this.#unsaved - 1))
   }
 
   /** Forgets what is at or before `index`, which must be applied. */
   compact(index: number): void {
     assert(index <= this.#applied, `only applied entries are compacted: ${index}, applied ${this.#applied}`)
     if (index <= this.baseIndex) return
-    this.#configs = [this.configAt(index), ...this.#configs.filter((item) => item.index > index)]
+    this.#configs = [...this.configsFrom(index)]
     this.#terms.compact(index)
-    if (index >= this.#cacheFirst) {
-      for (const entry of this.#cache.splice(0, index - this.#cacheFirst + 1)) this.#cacheBytes -= entryBytes(entry)
-      this.#cacheFirst = index + 1
-    }
+    this.#window.dropTo(index)
   }
 
   /**
    * The state machine was replaced by a snapshot and the log store was reset to match: everything up to the mark is
-   * applied. `keepSuffix` is what the log store did; it must be asked with `keepsSuffix` first.
+   * applied. Whether the suffix stays is what `keepsSuffix` says, to the log store too.
    */
   restore(mark: SnapshotMark): void {
     assert(mark.index > this.#commit, 'a snapshot behind commit is not installed')
-    assert(!this.hasUnsaved && this.#slots.length === 0, 'no append is under way when a snapshot is installed')
-    if (this.keepsSuffix(mark)) {
-      this.#commit = mark.index
-      this.#applied = mark.index
-      this.#applying = mark.index
+    assert(!this.hasUnsaved && this.#writing.length === 0, 'no append is under way when a snapshot is installed')
+    const kept = this.keepsSuffix(mark)
+    this.#commit = mark.index
+    this.#applied = mark.index
+    this.#applying = mark.index
+    if (kept) {
       this.compact(mark.index)
       return
     }
     this.#terms.reset(mark.index, mark.term)
-    this.#cache = []
-    this.#cacheBytes = 0
-    this.#cacheFirst = mark.index + 1
+    this.#window.reset(mark.index)
     this.#configs = [mark.config]
     this.#durable = mark.index
     this.#unsaved = mark.index + 1
-    this.#commit = mark.index
-    this.#applied = mark.index
-    this.#applying = mark.index
   }
 
   /** True when the log continues the snapshot, so that what is after it stays valid. */
@@ -300,11 +275,16 @@ export class RaftLog {
 
   /** The local invariants, cheap enough to be checked after every step. */
   check(): void {
+    const { lastIndex } = this
     assert(this.baseIndex <= this.#applied, 'nothing unapplied is compacted')
     assert(this.#applied <= this.#applying, 'applied is at most applying')
     assert(this.#applying <= Math.min(this.#commit, this.#durable), 'only committed and durable entries are applied')
-    assert(this.#commit <= this.lastIndex, 'commit is within the log')
-    assert(this.#durable + this.#slots.length === this.lastIndex, 'every entry that is not durable has a slot')
-    assert(this.#cacheFirst + this.#cache.length === this.lastIndex + 1, 'the cache ends at the end of the log')
+    assert(this.#commit <= lastIndex, 'commit is within the log')
+    const written = this.#writing.at(-1)?.last ?? this.#durable
+    assert(
+      this.#durable <= written && written === this.#unsaved - 1,
+      'every entry is durable, being written or unsaved',
+    )
+    assert(written <= lastIndex && this.#window.last === lastIndex, 'the window ends at the end of the log')
   }
 }

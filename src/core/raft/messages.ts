@@ -22,8 +22,9 @@ import {
   uint,
   union,
 } from '../../base/schema.ts'
-import { fromHex, toHex } from '../../base/bytes.ts'
+import { copyBytes, fromHex, toHex } from '../../base/bytes.ts'
 import type { NodeId } from '../../model/ids.ts'
+import { decodeReceipt } from './receipts.ts'
 import { type ClusterConfig, type Entry, entryTypes, memberRoles } from './types.ts'
 
 interface Envelope {
@@ -155,6 +156,8 @@ export const clusterConfig: Schema<ClusterConfig> = {
   read: (reader) => {
     if (reader.peek() === 0) {
       reader.byte()
+      // Nobody, which version 1 writes as a count of zero; it is followed by nothing or by a zero.
+      if (reader.remaining === 0 || reader.peek() === 0) return { members: [], outgoing: [] }
       return fullConfig.read(reader)
     }
     const { members } = plainConfig.read(reader)
@@ -202,7 +205,7 @@ export function decodeMessage(encoded: Uint8Array, from: NodeId, to: NodeId): Me
   const value = decode(body, encoded)
   if (value.kind === 'append') {
     checkEntries(value.prevIndex, value.prevTerm, value.term, value.entries)
-    const entries = value.entries.map((item) => ({ ...item, payload: item.payload.slice() }))
+    const entries = value.entries.map((item) => ({ ...item, payload: copyBytes(item.payload) }))
     return { ...value, entries, from, to }
   }
   if (value.kind === 'snapshot' && (value.indexTerm > value.term || value.configIndex > value.index)) {
@@ -218,6 +221,7 @@ function checkEntries(prevIndex: number, prevTerm: number, term: number, entries
     if (item.index !== index + 1) throw new SchemaError('entries are not contiguous')
     if (item.term < last || item.term > term) throw new SchemaError('terms of entries are out of order')
     if (item.type === 'config') decodeConfig(item.payload)
+    if (item.type === 'receipt') decodeReceipt(item.payload)
     index = item.index
     last = item.term
   }

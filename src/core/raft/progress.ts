@@ -27,6 +27,14 @@ export class Progress {
   fetching = false
   /** Heard of since the last quorum check. */
   active = false
+  /** Ticks since it was heard of. */
+  silence = 0
+  /** It gets receipts, and entries only when a member that holds everything has them (witness.ts). */
+  witness = false
+  /** Index of the configuration entry that removed it, 0 for a member; and what was done to tell it (departures.ts). */
+  departing = 0
+  departingTicks = 0
+  told = 0
   #inFlight: InFlight[] = []
   #inFlightBytes = 0
 
@@ -35,6 +43,12 @@ export class Progress {
     this.session = session
     this.#windowMessages = windowMessages
     this.#windowBytes = windowBytes
+  }
+
+  /** It answered. */
+  heard(): void {
+    this.active = true
+    this.silence = 0
   }
 
   /** True when entries may be sent now. */
@@ -69,7 +83,7 @@ export class Progress {
       this.#inFlightBytes -= item.bytes
       released++
     }
-    this.#inFlight.splice(0, released)
+    if (released > 0) this.#inFlight.splice(0, released)
     if (index <= this.match) return false
     this.match = index
     this.next = Math.max(this.next, index + 1)

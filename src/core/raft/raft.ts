@@ -8,18 +8,16 @@
 
 import { assert } from '../../base/assert.ts'
 import type { NodeId } from '../../model/ids.ts'
-import { campaign, handleVoteReply, handleVoteRequest, ownVoteSaved } from './election.ts'
-import {
-  acknowledgeSnapshot,
-  handleAppend,
-  handleHeartbeat,
-  handleSnapshotOffer,
-  handleTimeoutNow,
-} from './follower.ts'
+import { campaign, leaderLost, ownVoteSaved, tickElection } from './election.ts'
+import { acknowledgeSnapshot, askAgain, flushFollower, readThroughLeader } from './follower.ts'
 import * as leading from './leader.ts'
 import type { RaftLog } from './log.ts'
 import type { Message, SnapshotOffer } from './messages.ts'
+import { change } from './reconfigure.ts'
+import { fetched, snapshotSent } from './replicate.ts'
 import { RaftState } from './state.ts'
+import { step } from './step.ts'
+import { transferTo } from './transfer.ts'
 import type {
   AppendTask,
   ApplyTask,
@@ -53,7 +51,16 @@ export interface RaftView {
 /** Read-only cursors of the log, for the host and for oracles. */
 export type LogView = Pick<
   RaftLog,
-  'baseIndex' | 'lastIndex' | 'lastTerm' | 'durable' | 'commit' | 'applied' | 'term' | 'cached' | 'configAt'
+  | 'baseIndex'
+  | 'lastIndex'
+  | 'lastTerm'
+  | 'durable'
+  | 'commit'
+  | 'applied'
+  | 'term'
+  | 'cached'
+  | 'configAt'
+  | 'configsFrom'
 >
 
 export class Raft {
@@ -68,7 +75,7 @@ export class Raft {
   }
 
   get view(): RaftView {
-    const { role, term, leader, log, firstOwnIndex, transferee } = this.#state
+    const { role, term, leader, log, firstOwnIndex, transferee, solo } = this.#state
     const { commit, applied, lastIndex } = log
     return {
       role,
@@ -79,7 +86,7 @@ export class Raft {
       lastIndex,
       firstOwnIndex,
       transferring: transferee !== '',
-      solo: false,
+      solo,
     }
   }
 
@@ -102,23 +109,50 @@ export class Raft {
     return this.#state.progress.get(id)?.session ?? 0
   }
 
-  /** Leader: lowest match of the members that answer, which compaction should not pass without need. */
+  /** Leader: true when `id` has not answered for an election timeout. */
+  silent(id: NodeId): boolean {
+    const { progress, electionTicks } = this.#state
+    return (progress.get(id)?.silence ?? 0) >= electionTicks
+  }
+
+  /**
+   * Leader: lowest match of the members that answer, which compaction should not pass without need. A witness does not
+   * matter: its snapshot is a mark.
+   */
   slowestMatch(): number {
     let lowest = this.#state.log.lastIndex
     for (const progress of this.#state.progress.values()) {
-      if (progress.active) lowest = Math.min(lowest, progress.match)
+      if (progress.active && !progress.witness && progress.departing === 0) lowest = Math.min(lowest, progress.match)
     }
     return lowest
+  }
+
+  /**
+   * What committed configurations say of this node, known by its `incarnation`. A new member's log begins before it was
+   * added (`unknown`); `removed` is final, because whoever comes back has another incarnation.
+   */
+  membership(incarnation: string): 'member' | 'removed' | 'unknown' {
+    const { id, log } = this.#state
+    const listed = log
+      .configsUpTo(log.commit)
+      .map(({ config }) => config.members.some((member) => member.id === id && member.incarnation === incarnation))
+    if (listed.at(-1) === true) return 'member'
+    return listed.includes(true) ? 'removed' : 'unknown'
   }
 
   tick(): void {
     const state = this.#state
     if (state.role === 'leader') leading.tickLeader(state)
-    else if (++state.electionElapsed >= state.electionTimeout) {
-      state.electionElapsed = 0
-      campaign(state, 'pre')
+    else {
+      askAgain(state)
+      tickElection(state)
     }
     state.check()
+  }
+
+  /** The host's monotonic clock, in ticks. Only lease reads need it, and there are none without it. */
+  clock(now: number): void {
+    this.#state.lease.now = now
   }
 
   /** Starts an election at once: for a single node, which has nobody to wait for. */
@@ -128,88 +162,50 @@ export class Raft {
   }
 
   step(message: Message): void {
-    const state = this.#state
-    if (message.to !== state.id || !state.isMember(message.from)) return
     // The log store is being reset to a snapshot: as good as lost, the leader sends it again.
     if (this.#held && message.kind === 'append') return
-    if (message.term > state.term) {
-      if (this.#ignoresNewTerm(message)) return
-      const asksOnly = (message.kind === 'vote' || (message.kind === 'voteReply' && message.granted)) && message.pre
-      if (!asksOnly) state.becomeFollower(message.term, fromLeader(message) ? message.from : '')
-    } else if (message.term < state.term) {
-      this.#answerOldTerm(message)
-      return
-    }
-    this.#dispatch(message)
-    state.check()
-  }
-
-  /** While a leader is alive here, nobody else's election is supported, except on the leader's own request. */
-  #ignoresNewTerm(message: Message): boolean {
-    const { leader, electionElapsed, electionTicks } = this.#state
-    return message.kind === 'vote' && !message.forced && leader !== '' && electionElapsed < electionTicks
-  }
-
-  /** Tells a sender with an older term about the newer one, so that it does not stay stuck. */
-  #answerOldTerm(message: Message): void {
-    const { term } = this.#state
-    if (fromLeader(message)) {
-      const session = message.kind === 'heartbeat' ? 0 : message.session
-      this.#state.emit(
-        { kind: 'appendReply', to: message.from, term, session, accepted: false, index: 0, hintIndex: 0, hintTerm: 0 },
-        true,
-      )
-    } else if (message.kind === 'vote') {
-      this.#state.emit({ kind: 'voteReply', to: message.from, term, pre: message.pre, granted: false }, true)
-    }
-  }
-
-  #dispatch(message: Message): void {
-    const state = this.#state
-    // A second leader of one term does not exist; if a peer says so, it is not believed.
-    if (state.role === 'leader' && fromLeader(message)) return
-    if (message.kind === 'append') handleAppend(state, message)
-    else if (message.kind === 'heartbeat') handleHeartbeat(state, message)
-    else if (message.kind === 'snapshot') handleSnapshotOffer(state, message)
-    else if (message.kind === 'vote') handleVoteRequest(state, message)
-    else if (message.kind === 'voteReply') handleVoteReply(state, message)
-    else if (message.kind === 'timeoutNow') handleTimeoutNow(state, message)
-    else if (state.role !== 'leader') return
-    else if (message.kind === 'appendReply') leading.handleAppendReply(state, message)
-    else if (message.kind === 'heartbeatReply') leading.handleHeartbeatReply(state, message)
+    step(this.#state, message)
+    this.#state.check()
   }
 
   propose(payload: Uint8Array): ProposeResult {
     return leading.propose(this.#state, payload)
   }
 
-  /** Asks for a linearizable read; the token comes back in `reads` or `droppedReads`. */
+  /**
+   * Asks for a linearizable read; the token comes back in `reads` or `droppedReads`. A follower asks its leader, and
+   * serves the read itself.
+   */
   readIndex(token: number): 'waiting' | 'not-leader' | 'overloaded' {
     const state = this.#state
-    if (state.role !== 'leader' || state.transferee !== '') return 'not-leader'
-    if (state.reads.waiting >= state.limits.readsWaiting) return 'overloaded'
-    state.reads.add(token)
-    return 'waiting'
+    return state.role === 'leader' ? leading.readHere(state, token) : readThroughLeader(state, token)
   }
 
-  /** Starts a change of the membership (types.ts says which). Committed when the joint configuration was left again. */
-  change(change: MemberChange): ChangeResult {
-    return { ok: false, reason: 'invalid', why: `${change.kind} is not built yet` }
+  /**
+   * Starts a change of the membership (types.ts says which). It is done when a configuration at or after the index in
+   * the result is committed and not joint.
+   */
+  change(wanted: MemberChange): ChangeResult {
+    const result = change(this.#state, wanted)
+    this.#state.check()
+    return result
   }
 
   /** The connection to `id` was reset or refused: if it leads, an election need not wait for the timeout. */
   leaderLost(id: NodeId): void {
     this.unreachable(id)
+    leaderLost(this.#state, id)
+    this.#state.check()
   }
 
-  /** The cluster version in force was raised. */
+  /** The cluster version in force was raised; it never goes back. */
   setVersion(version: number): void {
-    assert(version >= 1, 'a version is positive')
+    this.#state.clusterVersion = Math.max(version, this.#state.clusterVersion)
   }
 
-  /** Hands leadership over; false when this node does not lead or `to` is no member. */
+  /** Hands leadership over; false when this node does not lead or `to` is no voter. */
   transfer(to: NodeId): boolean {
-    const started = leading.transferTo(this.#state, to)
+    const started = transferTo(this.#state, to)
     this.#state.check()
     return started
   }
@@ -220,12 +216,12 @@ export class Raft {
   }
 
   fetched(to: NodeId, entries: readonly Entry[]): void {
-    if (this.#state.role === 'leader') leading.fetched(this.#state, to, entries)
+    if (this.#state.role === 'leader') fetched(this.#state, to, entries)
     this.#state.check()
   }
 
   snapshotSent(to: NodeId, installed: boolean, index: number): void {
-    if (this.#state.role === 'leader') leading.snapshotSent(this.#state, to, installed, index)
+    if (this.#state.role === 'leader') snapshotSent(this.#state, to, installed, index)
     this.#state.check()
   }
 
@@ -275,15 +271,16 @@ export class Raft {
   ready(): Ready | undefined {
     const state = this.#state
     if (state.role === 'leader') leading.flushLeader(state)
-    const reads = state.role === 'leader' ? state.reads.takeConfirmed(state.voters) : []
+    else flushFollower(state)
     const append = this.#takeAppend()
     const apply = this.#takeApply()
-    const { send, fetches, snapshots, droppedReads } = state
-    const lists = [send, fetches, snapshots, droppedReads, reads]
-    if (append === undefined && apply === undefined && lists.every((items) => items.length === 0)) return undefined
+    const { send, fetches, snapshots, confirmedReads: reads, droppedReads } = state
+    const listed = send.length + fetches.length + snapshots.length + reads.length + droppedReads.length
+    if (append === undefined && apply === undefined && listed === 0) return undefined
     state.send = []
     state.fetches = []
     state.snapshots = []
+    state.confirmedReads = []
     state.droppedReads = []
     for (const message of send) assert(message.term <= state.savedHard.term, 'nothing of an unsaved term leaves')
     return { send, append, apply, fetches, snapshots, reads, droppedReads }
@@ -330,9 +327,4 @@ export class Raft {
     this.#state.log.appliedTo(index)
     this.#state.check()
   }
-}
-
-/** Messages that only a leader sends. */
-function fromLeader(message: Message): message is Extract<Message, { kind: 'append' | 'heartbeat' | 'snapshot' }> {
-  return message.kind === 'append' || message.kind === 'heartbeat' || message.kind === 'snapshot'
 }

@@ -12,10 +12,23 @@ import { Prng } from '../../base/prng.ts'
 import type { NodeId } from '../../model/ids.ts'
 import { RaftLog } from './log.ts'
 import type { Message } from './messages.ts'
+import { checkThoroughly } from './invariants.ts'
+import { Lease } from './lease.ts'
+import { isFull, isWitness, Roster } from './membership.ts'
 import { Progress } from './progress.ts'
-import { type VoterGroups, voterGroups } from './quorum.ts'
-import { Reads } from './reads.ts'
-import type { FetchTask, HardState, NodeIdOrNone, RaftLimits, RaftOptions, Role } from './types.ts'
+import type { VoterGroups } from './quorum.ts'
+import { FollowerReads, Reads } from './reads.ts'
+import {
+  type ConfigAt,
+  type Entry,
+  entryBytes,
+  type FetchTask,
+  type HardState,
+  type NodeIdOrNone,
+  type RaftLimits,
+  type RaftOptions,
+  type Role,
+} from './types.ts'
 
 type DistributiveOmit<T, K extends PropertyKey> = T extends unknown ? Omit<T, K> : never
 /** A message without its sender, which is always this node. */
@@ -27,9 +40,11 @@ export class RaftState {
   readonly electionTicks: number
   readonly electionSpreadTicks: number
   readonly heartbeatTicks: number
+  readonly leaseReads: boolean
+  readonly #paranoid: boolean
   readonly log: RaftLog
-  readonly reads = new Reads()
   readonly #prng: Prng
+  clusterVersion: number
 
   #term: number
   #vote: NodeIdOrNone
@@ -37,13 +52,22 @@ export class RaftState {
   savedHard: HardState
   role: Role = 'follower'
   leader: NodeIdOrNone = ''
+  #roster: Roster
+  /** The configuration that `#roster` was made from. */
+  #rosterOf: ConfigAt
 
   /** Ticks since the leader was heard of (follower), the election began, or quorum was checked (leader). */
   electionElapsed = 0
   heartbeatElapsed = 0
   electionTimeout: number
+  /** The timeout was shortened because the leader seems to be gone. */
+  hurried = false
+  /** Who led last as far as this node knows, and the ticks since it was heard of, in whatever term. */
+  lastLeader: NodeIdOrNone = ''
+  sinceLeader = 0
 
   readonly votes = new Map<NodeId, boolean>()
+  /** Leader: of every other member and of those that just left, sorted by id. */
   readonly progress = new Map<NodeId, Progress>()
   /** Leader: index of its first entry; reads and configuration changes wait until it is committed. */
   firstOwnIndex = 0
@@ -51,11 +75,21 @@ export class RaftState {
   /** Leader: member that leadership is being handed to, and for how long that has been tried. */
   transferee: NodeIdOrNone = ''
   transferElapsed = 0
+  /** Leader: commits with the witness alone (witness.ts). */
+  solo = false
+  /** Leader with a witness: the last entry that a full member is waited for, and for how many ticks. */
+  pairMark = 0
+  pairWait = 0
+
+  readonly reads = new Reads()
+  readonly followerReads: FollowerReads
+  readonly lease: Lease
 
   send: Message[] = []
   after: Message[] = []
   fetches: FetchTask[] = []
   snapshots: { to: NodeId; term: number }[] = []
+  confirmedReads: { token: number; index: number }[] = []
   droppedReads: number[] = []
 
   constructor(options: RaftOptions) {
@@ -64,11 +98,18 @@ export class RaftState {
     this.electionTicks = options.electionTicks
     this.electionSpreadTicks = options.electionSpreadTicks
     this.heartbeatTicks = options.heartbeatTicks
+    this.leaseReads = options.leaseReads
+    this.clusterVersion = options.clusterVersion
+    this.#paranoid = options.paranoid ?? false
     this.#prng = new Prng(options.seed)
+    this.followerReads = new FollowerReads(options.seed)
+    this.lease = new Lease(options.electionTicks)
     this.log = new RaftLog({ ...options, cacheBytes: options.limits.cacheBytes })
     this.#term = options.hardState.term
     this.#vote = options.hardState.vote
     this.savedHard = options.hardState
+    this.#rosterOf = this.log.config
+    this.#roster = new Roster(this.#rosterOf.config)
     this.electionTimeout = this.#drawTimeout()
     this.check()
   }
@@ -80,18 +121,28 @@ export class RaftState {
     return this.#vote
   }
 
-  /** Voters in force, one list for each majority that must agree. */
-  get voters(): VoterGroups {
-    return voterGroups(this.log.config.config)
+  /** Who takes part under the configuration in force. */
+  get roster(): Roster {
+    const { config } = this.log
+    if (config !== this.#rosterOf) {
+      this.#rosterOf = config
+      this.#roster = new Roster(config.config)
+    }
+    return this.#roster
   }
 
-  /** All members but this node, in the order of the configuration (sorted by id). */
-  get peers(): NodeId[] {
-    return this.log.config.config.members.map((member) => member.id).filter((id) => id !== this.id)
+  /** Voters in force, one list for each majority that must agree. */
+  get voters(): VoterGroups {
+    return this.roster.groups
   }
 
   isMember(id: NodeId): boolean {
-    return this.log.config.config.members.some((member) => member.id === id)
+    return this.roster.roleOf(id) !== undefined
+  }
+
+  /** True when the configuration in force lets this node lead. */
+  get isVoter(): boolean {
+    return isFull(this.roster.roleOf(this.id))
   }
 
   get hardChanged(): boolean {
@@ -104,6 +155,32 @@ export class RaftState {
 
   #drawTimeout(): number {
     return this.electionTicks + this.#prng.below(this.electionSpreadTicks + 1)
+  }
+
+  /** The leader was heard of: nothing is known that speaks against waiting in full. */
+  hearLeader(leader: NodeId): void {
+    this.leader = leader
+    this.lastLeader = leader
+    this.sinceLeader = 0
+    this.electionElapsed = 0
+    if (!this.hurried) return
+    this.hurried = false
+    this.electionTimeout = this.#drawTimeout()
+  }
+
+  /** No leader is known any more; what was asked of it is given up. */
+  forgetLeader(): void {
+    this.leader = ''
+    this.droppedReads.push(...this.followerReads.drop())
+  }
+
+  /** Appends an entry of this leader. */
+  appendOwn(type: Entry['type'], payload: Uint8Array): Entry {
+    assert(this.role === 'leader', 'only a leader appends on its own')
+    const entry: Entry = { index: this.log.lastIndex + 1, term: this.#term, type, payload }
+    this.log.append(entry)
+    this.uncommittedBytes += entryBytes(entry)
+    return entry
   }
 
   /**
@@ -128,13 +205,18 @@ export class RaftState {
     this.electionElapsed = 0
     this.heartbeatElapsed = 0
     this.electionTimeout = this.#drawTimeout()
+    this.hurried = false
     this.transferee = ''
     this.transferElapsed = 0
     this.uncommittedBytes = 0
     this.firstOwnIndex = 0
+    this.solo = false
+    this.pairMark = 0
+    this.pairWait = 0
     this.fetches = []
     this.snapshots = []
-    this.droppedReads.push(...this.reads.drop())
+    this.lease.reset()
+    this.droppedReads.push(...this.reads.drop(), ...this.followerReads.drop())
   }
 
   #setTerm(term: number): void {
@@ -170,15 +252,39 @@ export class RaftState {
   becomeLeader(): void {
     assert(this.role === 'candidate', 'only a candidate is elected')
     assert(!this.hardChanged && this.#vote === this.id, 'a leader has its own vote durable')
+    const answered = new Set(this.votes.keys())
     this.#reset()
     this.role = 'leader'
     this.leader = this.id
-    const { windowMessages, windowBytes } = this.limits
-    const session = this.log.config.index
-    for (const id of this.peers) {
-      this.progress.set(id, new Progress(this.log.lastIndex + 1, session, windowMessages, windowBytes))
-    }
+    this.uncommittedBytes = this.log.bytesOf(this.log.commit + 1, this.log.lastIndex)
+    this.adoptMembers()
+    const lost = this.progress.get(this.lastLeader)
+    if (lost !== undefined && !answered.has(this.lastLeader)) lost.silence = this.sinceLeader
+    this.lastLeader = this.id
     this.firstOwnIndex = this.log.lastIndex + 1
+  }
+
+  /**
+   * Leader: follows the progress of whoever is a member now. A new one gets the index of the configuration that brought
+   * it as its session; one that is no member any more is kept for a while, to be told.
+   */
+  adoptMembers(): void {
+    const { index } = this.log.config
+    const { windowMessages, windowBytes } = this.limits
+    for (const [id, progress] of this.progress) {
+      if (progress.departing === 0 && !this.isMember(id)) progress.departing = index
+    }
+    const known = new Map(this.progress)
+    for (const id of this.roster.ids) {
+      const old = known.get(id)
+      if (id === this.id || (old !== undefined && old.departing === 0)) continue
+      known.set(id, new Progress(this.log.lastIndex + 1, index, windowMessages, windowBytes))
+    }
+    this.progress.clear()
+    for (const [id, progress] of [...known].toSorted(([a], [b]) => (a < b ? -1 : 1))) {
+      if (progress.departing === 0) progress.witness = isWitness(this.roster.roleOf(id))
+      this.progress.set(id, progress)
+    }
   }
 
   /** The local invariants; called after every step. */
@@ -188,6 +294,9 @@ export class RaftState {
     assert(this.role !== 'leader' || (this.leader === this.id && this.#vote === this.id), 'a leader leads itself')
     assert(this.role === 'leader' || this.progress.size === 0, 'only a leader follows the progress of others')
     assert(this.role === 'leader' || this.transferee === '', 'only a leader hands over')
+    assert(this.role === 'leader' || !this.solo, 'only a leader is alone')
     for (const progress of this.progress.values()) progress.check(this.log.lastIndex)
+    if (!this.#paranoid) return
+    checkThoroughly(this.log, this.roster, this.role === 'leader' && this.log.commit >= this.firstOwnIndex)
   }
 }

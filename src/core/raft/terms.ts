@@ -42,6 +42,11 @@ export class TermRuns {
     return this.#last
   }
 
+  /** Term of the last entry, or of the base when there is none. */
+  get lastTerm(): number {
+    return this.#runs.at(-1)?.term ?? this.#baseTerm
+  }
+
   /** Term of the entry at `index`, or undefined when it is before the base or after the end. */
   at(index: number): number | undefined {
     if (index < this.#baseIndex || index > this.#last) return undefined

@@ -44,9 +44,10 @@ export interface HardState {
 
 /**
  * `voter` counts for majorities and may lead; `learner` gets the log and does not count; `witness` votes and counts, but
- * holds no payloads and never leads; `leaving` is on its way out: it votes only through `outgoing`.
+ * holds no payloads and never leads; `leaving` (was a voter) and `leaving-witness` are on their way out: they vote only
+ * through `outgoing`. The position in this list is what is stored.
  */
-export const memberRoles = ['voter', 'learner', 'witness', 'leaving'] as const
+export const memberRoles = ['voter', 'learner', 'witness', 'leaving', 'leaving-witness'] as const
 export type MemberRole = (typeof memberRoles)[number]
 
 export interface Member {
@@ -142,13 +143,21 @@ export interface RaftOptions {
   readonly electionTicks: number
   readonly electionSpreadTicks: number
   readonly heartbeatTicks: number
-  /** The leader answers reads from its lease instead of asking a quorum; needs clocks whose rates differ by little. */
+  /**
+   * The leader answers reads from its lease instead of asking a quorum. Needs clocks whose rates differ by little, the
+   * host's `Raft.clock`, and the same setting on all members: with it, votes are withheld while a leader may be alive.
+   */
   readonly leaseReads: boolean
   /** Cluster version in force (docs/RULES.md, rule 15): nothing newer is sent or proposed. See `Raft.setVersion`. */
   readonly clusterVersion: number
   readonly limits: RaftLimits
-  /** Seed of the election jitter, 32-bit unsigned. */
+  /**
+   * Seed of the election jitter and of the contexts of this node's reads, 32-bit unsigned. It must differ at each start:
+   * an answer to a read of an earlier life must not look like one to a read of this life.
+   */
   readonly seed: number
+  /** Also checks the invariants that cost time (invariants.ts) after every step: for tests and simulations. */
+  readonly paranoid?: boolean
   readonly hardState: HardState
   /** What precedes the first entry of the log: index, term and configuration in force there. */
   readonly base: SnapshotMark
@@ -202,7 +211,7 @@ export interface Ready {
   readonly snapshots: readonly { readonly to: NodeId; readonly term: number }[]
   /** Reads whose index is confirmed: serve once `index` is applied. */
   readonly reads: readonly { readonly token: number; readonly index: number }[]
-  /** Reads that were given up because this node stopped leading. */
+  /** Reads that were given up because this node stopped leading, or lost the leader that it had asked. */
   readonly droppedReads: readonly number[]
 }
 

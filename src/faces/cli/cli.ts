@@ -10,7 +10,9 @@ import { StoreError } from '../../model/errors.ts'
 import { quote } from '../../model/names.ts'
 import { addChunkCommands } from './chunks.ts'
 import { reportError, type Surroundings } from './context.ts'
+import { addMetaCommands } from './meta.ts'
 import { addObjectCommands } from './objects.ts'
+import { addOperateCommands } from './operate.ts'
 import { addStatusCommands } from './status.ts'
 
 export interface CliOptions {
@@ -36,9 +38,12 @@ function checkHelpTarget(program: Command, args: readonly string[]): void {
   const words = end < 0 ? args : args.slice(0, end)
   if (words[0] !== 'help' && !words.includes('--help') && !words.includes('-h')) return
   let command = program
+  let isValue = false
   for (const word of words) {
     if (command.commands.length === 0) return
-    if (word === 'help' || word.startsWith('-')) continue
+    const skip = isValue || word === 'help' || word.startsWith('-')
+    isValue = !isValue && command.options.some((option) => option.required && option.long === word)
+    if (skip) continue
     const next = command.commands.find((one) => one.name() === word || one.aliases().includes(word))
     if (next === undefined) {
       const name = command === program ? '' : `${command.name()} `
@@ -77,6 +82,8 @@ export async function runCli(
   addObjectCommands(program, surroundings)
   addChunkCommands(program, surroundings)
   addStatusCommands(program, surroundings)
+  addMetaCommands(program, surroundings)
+  addOperateCommands(program, surroundings)
   options.extend?.(program)
   const verbose = args.includes('--verbose')
   try {

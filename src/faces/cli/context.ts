@@ -19,6 +19,7 @@ export interface Surroundings {
     meta?: string | undefined
     dir?: string | undefined
     retryMs?: number | undefined
+    sessions?: boolean | undefined
   }): Promise<Store>
   readonly stdout: Terminal
   readonly stderr: Terminal
@@ -128,7 +129,9 @@ export async function runWithStore(
         }, timeoutMs)
   let store: Store | undefined
   try {
-    store = await surroundings.connect({ meta: options.meta, dir: options.dir, retryMs: timeoutMs })
+    const { meta, dir } = options
+    // One command makes few calls and ends: a session would cost it two more.
+    store = await surroundings.connect({ meta, dir, retryMs: timeoutMs, sessions: false })
     await body(createRun(surroundings, store, options.json === true, controller.signal))
   } catch (error) {
     if (interruptedWith !== undefined) throw new ExitWith(interruptedWith)

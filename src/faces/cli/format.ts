@@ -60,3 +60,8 @@ export function table(
   )
   return lines.join('\n')
 }
+
+/** Command lines to show below a help text. */
+export function examples(...lines: readonly string[]): string {
+  return `\nExamples:\n${lines.map((line) => `  ${line}`).join('\n')}`
+}

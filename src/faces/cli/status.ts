@@ -16,6 +16,7 @@ import {
   withCommon,
 } from './context.ts'
 import { plural, showBytes, showSeconds, showTime, table } from './format.ts'
+import { showMeta } from './meta.ts'
 
 const watchMs = 1000
 /** A screen is due within this time, leader or not. */
@@ -56,18 +57,6 @@ export function showNodes(nodes: ClusterStatus['nodes']): string {
     ]
   })
   return table(['NODE', 'ZONE', 'HEALTH', 'MODE', 'ADDRESS', 'CHUNKS', 'USED', 'NOTES'], rows, ['CHUNKS'])
-}
-
-function showMeta(nodes: readonly StatusMeta[]): string {
-  const rows = nodes.map((node) => [
-    node.id,
-    node.role,
-    node.reachable ? 'yes' : 'NO',
-    node.address,
-    String(node.term),
-    String(node.applied),
-  ])
-  return table(['META', 'ROLE', 'REACHABLE', 'ADDRESS', 'TERM', 'APPLIED'], rows, ['TERM', 'APPLIED'])
 }
 
 /** What can be said without a leader: who of the meta nodes answers. Everything else is zero, not known. */
@@ -135,7 +124,7 @@ export function showStatus(status: ClusterStatus): string {
     table(
       [],
       [
-        ['cluster', status.clusterId],
+        ['cluster', `${status.clusterId}, version ${status.clusterVersion}`],
         ['stored', `${plural(status.objects, 'object')}, ${showBytes(status.bytes)}`],
         [
           'chunks',

@@ -1,54 +1,48 @@
 /**
- * Who this node is, and how a cluster comes into being (docs/RULES.md, rule 9).
+ * Who this node is, and how it comes into a cluster (docs/RULES.md, rule 9).
  *
  * An empty directory never votes. Formation happens once: every listed peer is reached, all are empty and were started
- * with the same list; then the lowest id draws the cluster id and tells the others, with every member's incarnation (a
- * random number of its directory). A node whose directory is empty and that meets a formed cluster which does not list
- * its incarnation is refused: it may have voted in an earlier life.
- * Phases of the identity file, each durable before the next: `new` -> `formed` -> `ready` (log and hard state exist).
+ * with the same list; then the founder (the lowest id that is no witness) draws the cluster id and tells the others, with
+ * every member's incarnation (a random number of its directory). A node with an empty directory that meets a formed
+ * cluster waits to be added when the cluster does not know its id, and is refused when the cluster knows the id with
+ * another incarnation: it may have voted in an earlier life.
+ * A founder's log and those of its peers begin with the same entry; a node that is added later begins with an empty log.
  */
 
-import { bool, struct, text } from '../../base/schema.ts'
 import { toHex } from '../../base/bytes.ts'
 import { StoreError } from '../../model/errors.ts'
-import { isHexId, type NodeId } from '../../model/ids.ts'
+import { isHexId } from '../../model/ids.ts'
 import type { Env } from '../../ports/env.ts'
 import type { Files } from '../../ports/files.ts'
 import type { MetaConfig, PeerAddress } from '../../config/types.ts'
-import { type ClusterConfig, type Member, memberRoles } from '../../core/raft/types.ts'
-import { clusterConfig } from '../../core/raft/messages.ts'
+import { type Member, memberRoles } from '../../core/raft/types.ts'
 import { raftMethods } from '../../wire/methods.ts'
 import type { holdfast } from '../../wire/messages.ts'
-import { seal, unseal } from './log-format.ts'
+import { type Identity, newIdentity, readIdentity, writeIdentity } from './identity.ts'
 
-const identityName = 'raft-identity'
 const helloTimeoutMs = 2000
 const retryMs = 200
-
-const identityRecord = struct({
-  node: text,
-  incarnation: text,
-  /** Empty until formed. */
-  clusterId: text,
-  config: clusterConfig,
-  /** The log and the hard state were created; if they are missing now, they were lost. */
-  ready: bool,
-})
-
-export interface Identity {
-  readonly node: NodeId
-  readonly incarnation: string
-  readonly clusterId: string
-  readonly config: ClusterConfig
-  readonly ready: boolean
-}
+/** Between questions of a node that waits to be added. */
+const waitingMs = 1000
+/** A configuration with a witness is of this version. */
+const witnessVersion = 2
 
 type Hello = holdfast.v1.HelloReply
+
+/** What a running node adds to its Hello. */
+export interface RunningHello {
+  /** Members of the newest committed configuration, and the index of its entry. */
+  readonly members: readonly Member[]
+  readonly configIndex: number
+  /** Nothing is in the log yet. */
+  readonly empty: boolean
+}
 
 export class Formation {
   readonly #env: Env
   readonly #files: Files
   readonly #config: MetaConfig
+  readonly #versionMax: number
   readonly #peers: readonly PeerAddress[]
   #identity: Identity | undefined
   #saving: Promise<void> = Promise.resolve()
@@ -56,10 +50,11 @@ export class Formation {
   #stopped = false
   #lastSaid = ''
 
-  constructor(env: Env, files: Files, config: MetaConfig) {
+  constructor(env: Env, files: Files, config: MetaConfig, versionMax: number) {
     this.#env = env
     this.#files = files
     this.#config = config
+    this.#versionMax = versionMax
     const self = { id: config.id, address: config.advertise[0] ?? config.listen }
     const listed = config.peers.length === 0 ? [self] : config.peers
     this.#peers = listed.toSorted((a, b) => (a.id < b.id ? -1 : 1))
@@ -71,40 +66,41 @@ export class Formation {
 
   /** Reads the identity, or draws a new one and makes it durable. */
   async load(): Promise<Identity> {
-    const ids = this.#peers.map((peer) => peer.id)
-    if (new Set(ids).size !== ids.length || !ids.includes(this.#config.id)) {
+    const { id, witness } = this.#config
+    const doing = `start meta node ${id}`
+    const stored = await readIdentity(this.#files, doing)
+    if (stored === undefined) {
+      this.#checkPeers()
+      const incarnation = toHex(this.#env.entropy.bytes(16))
+      await this.#save(newIdentity(id, incarnation, witness))
+      return this.#current()
+    }
+    if (stored.node !== id) {
       throw new StoreError(
-        'USAGE',
-        `start meta node ${this.#config.id}: --peers must list every meta node once, this one too`,
+        'WRONG_CLUSTER',
+        `${doing}: the directory belongs to node ${stored.node}: give each node its own`,
       )
     }
-    const stored = await this.#files.read(identityName)
-    if (stored === undefined) {
-      const incarnation = toHex(this.#env.entropy.bytes(16))
-      await this.#save({
-        node: this.#config.id,
-        incarnation,
-        clusterId: '',
-        config: { members: [], outgoing: [] },
-        ready: false,
-      })
-    } else {
-      const identity = unseal(identityRecord, stored)
-      if (identity === undefined) {
-        throw new StoreError(
-          'CORRUPT',
-          `start meta node ${this.#config.id}: ${identityName} is damaged: remove this member and add it again with an empty directory`,
-        )
-      }
-      if (identity.node !== this.#config.id) {
-        throw new StoreError(
-          'WRONG_CLUSTER',
-          `start meta node ${this.#config.id}: the directory belongs to node ${identity.node}: give each node its own`,
-        )
-      }
-      this.#identity = identity
+    if (stored.witness !== witness) {
+      const command = stored.witness ? 'holdfast witness' : 'holdfast meta'
+      throw new StoreError('USAGE', `${doing}: the directory was made by "${command}": start it with that`)
     }
-    return this.#current()
+    if (stored.recoveryTerm > 0) {
+      throw new StoreError('CONDITION_FAILED', `${doing}: "holdfast meta recover" did not finish here: run it again`)
+    }
+    if (stored.clusterId === '') this.#checkPeers()
+    this.#identity = stored
+    return stored
+  }
+
+  /** Needed to form a cluster; later the cluster's own configuration counts. */
+  #checkPeers(): void {
+    const ids = this.#peers.map((peer) => peer.id)
+    if (new Set(ids).size === ids.length && ids.includes(this.#config.id)) return
+    throw new StoreError(
+      'USAGE',
+      `start meta node ${this.#config.id}: --peers must list every meta node once, this one too`,
+    )
   }
 
   #current(): Identity {
@@ -118,7 +114,7 @@ export class Formation {
   }
 
   async #save(identity: Identity): Promise<void> {
-    await this.#files.write(identityName, seal(identityRecord, identity))
+    await writeIdentity(this.#files, identity)
     this.#identity = identity
   }
 
@@ -136,21 +132,23 @@ export class Formation {
     while (this.#current().clusterId === '') {
       if (this.#stopped) throw new StoreError('SHUTTING_DOWN', 'form the cluster: the node is stopping')
       const others = this.#peers.filter((peer) => peer.id !== this.#config.id)
-      const replies = await Promise.all(others.map((peer) => this.#hello(peer)))
+      const replies = await Promise.all(others.map((peer) => this.hello(peer)))
       if (this.#current().clusterId !== '') break
-      const formed = replies.find((reply) => reply !== undefined && reply.clusterId !== '')
-      if (formed !== undefined) await this.#join(formed)
+      const formed = newestOf(replies)
+      if (formed !== undefined) await this.#meet(formed)
       else if (this.#mayFound(others, replies)) await this.#found(others, replies)
-      else await this.#pause()
+      else await this.#pause(retryMs)
     }
     return this.#current()
   }
 
-  async #hello(peer: PeerAddress): Promise<Hello | undefined> {
-    const { node: from, incarnation, clusterId } = this.#current()
+  /** Asks a peer who it is; undefined when it does not answer or another one does. */
+  async hello(peer: PeerAddress): Promise<Hello | undefined> {
+    const { node: from, incarnation, clusterId, clusterIncarnation } = this.#current()
+    const request = { from, incarnation, clusterId, clusterIncarnation, peers: this.#peerList() }
+    const whole = { ...request, addresses: [...this.#config.advertise] }
     try {
-      const request = { from, incarnation, clusterId, peers: this.#peerList() }
-      const reply = await this.#env.net.call(peer.address, raftMethods.hello, request, { timeoutMs: helloTimeoutMs })
+      const reply = await this.#env.net.call(peer.address, raftMethods.hello, whole, { timeoutMs: helloTimeoutMs })
       if (reply.node === peer.id && isHexId(reply.incarnation)) return reply
       this.#say('warn', 'another node answers at the address of a peer', { peer: peer.id, found: reply.node })
     } catch (error) {
@@ -163,7 +161,7 @@ export class Formation {
     return this.#peers.map((peer) => `${peer.id}=${peer.address}`)
   }
 
-  /** True when this node has the lowest id, all others answered, are empty, and have the same list. */
+  /** True when this node is the founder, all others answered, are empty, and have the same list. */
   #mayFound(others: readonly PeerAddress[], replies: readonly (Hello | undefined)[]): boolean {
     const silent = others.filter((_, i) => replies[i] === undefined).map((peer) => peer.id)
     const mine = this.#peerList().join(',')
@@ -172,15 +170,30 @@ export class Formation {
       this.#say('warn', 'peers were started with another list of peers', {
         peers: different.map((p) => p.id).join(','),
       })
-    } else if (silent.length > 0)
+    } else if (silent.length > 0) {
       this.#say('info', 'waiting for peers to form a cluster', { missing: silent.join(',') })
-    return silent.length === 0 && different.length === 0 && this.#peers[0]?.id === this.#config.id
+    }
+    if (silent.length > 0 || different.length > 0) return false
+    const witnesses = others.filter((_, i) => replies[i]?.witness === true).map((peer) => peer.id)
+    if (this.#config.witness) witnesses.push(this.#config.id)
+    if (!this.#witnessesFit(witnesses, replies)) return false
+    return this.#peers.find((peer) => !witnesses.includes(peer.id))?.id === this.#config.id
+  }
+
+  #witnessesFit(witnesses: readonly string[], replies: readonly (Hello | undefined)[]): boolean {
+    if (witnesses.length === 0) return true
+    const listed = witnesses.join(',')
+    if (witnesses.length > 1 || this.#peers.length !== 3) {
+      this.#say('warn', 'a witness needs exactly two other meta nodes beside it', { witnesses: listed })
+      return false
+    }
+    const old = replies.some((reply) => reply !== undefined && (reply.versionMax || 1) < witnessVersion)
+    if (old) this.#say('warn', 'a peer runs a program that knows no witness: upgrade it', { witnesses: listed })
+    return !old
   }
 
   async #found(others: readonly PeerAddress[], replies: readonly (Hello | undefined)[]): Promise<void> {
-    const { id, advertise: addresses } = this.#config
-    const self: Member = { id, incarnation: this.#current().incarnation, addresses, role: 'voter' }
-    const members: Member[] = [self]
+    const members: Member[] = [this.#selfMember()]
     for (const [i, peer] of others.entries()) {
       const reply = replies[i]
       if (reply === undefined) return
@@ -189,12 +202,12 @@ export class Formation {
         id: peer.id,
         incarnation: reply.incarnation,
         addresses: own.length > 0 ? own : [peer.address],
-        role: 'voter',
+        role: reply.witness ? 'witness' : 'voter',
       })
     }
     members.sort((a, b) => (a.id < b.id ? -1 : 1))
     const clusterId = toHex(this.#env.entropy.bytes(16))
-    await this.#adopt(clusterId, members)
+    await this.#adopt({ clusterId, clusterIncarnation: 1, members, joinIndex: undefined })
     this.#env.log.info('cluster formed', { cluster: clusterId, members: members.map((member) => member.id).join(',') })
     const request = { from: this.#config.id, clusterId, members: members.map(toWire) }
     // A peer that misses this learns it from anybody's Hello.
@@ -209,67 +222,112 @@ export class Formation {
     )
   }
 
-  /** A peer belongs to a cluster already: so do we if it lists this very directory, else we must not take part. */
-  async #join(formed: Hello): Promise<void> {
-    const { incarnation } = this.#current()
+  /** A peer belongs to a cluster: so do we if it lists this very directory; else we wait to be added, or are refused. */
+  async #meet(formed: Hello): Promise<void> {
+    const { node: id, incarnation } = this.#current()
+    const { clusterId } = formed
+    const clusterIncarnation = formed.clusterIncarnation || 1
     const members = formed.members.map(fromWire)
-    if (!isHexId(formed.clusterId) || !members.some((m) => m.id === this.#config.id && m.incarnation === incarnation)) {
-      const { id } = this.#config
-      const address = this.#config.advertise[0] ?? this.#config.listen
+    // Version 1 knows only founders.
+    const founders = formed.founders.length > 0 ? formed.founders.map(fromWire) : members
+    const isSelf = (member: Member): boolean => member.id === id && member.incarnation === incarnation
+    const address = this.#config.advertise[0] ?? this.#config.listen
+    const add = `holdfast meta add ${id}=${address}`
+    if (!isHexId(clusterId)) {
+      await this.#pause(retryMs)
+    } else if (members.some(isSelf)) {
+      const founded = clusterIncarnation === 1 && founders.some(isSelf)
+      const joinIndex = founded ? undefined : formed.configIndex
+      await this.#adopt({ clusterId, clusterIncarnation, members: founded ? founders : members, joinIndex })
+    } else if (members.some((member) => member.id === id)) {
       throw new StoreError(
         'WRONG_CLUSTER',
-        `start meta node ${id}: its directory is empty, but ${formed.node} belongs to cluster ${formed.clusterId} which does not list it: run "holdfast meta remove ${id}" and then "holdfast meta add ${id}=${address}"`,
+        `start meta node ${id}: its directory is empty, but ${formed.node} belongs to cluster ${clusterId} which knows ${id} with another one: run "holdfast meta remove ${id}" and then "${add}"`,
       )
+    } else {
+      this.#say('info', 'this node is no member of the cluster: it waits to be added', {
+        cluster: clusterId,
+        run: add,
+      })
+      await this.#pause(waitingMs)
     }
-    await this.#adopt(formed.clusterId, members)
   }
 
-  /** Makes membership durable, once. */
-  #adopt(clusterId: string, members: readonly Member[]): Promise<void> {
+  /** Makes membership durable, once. `joinIndex` is undefined for a founder, whose log begins with entry 1. */
+  #adopt(cluster: {
+    clusterId: string
+    clusterIncarnation: number
+    members: readonly Member[]
+    joinIndex: number | undefined
+  }): Promise<void> {
     const run = this.#saving.then(async () => {
       const identity = this.#current()
-      if (identity.clusterId === clusterId) return
+      const { clusterId, clusterIncarnation, members, joinIndex } = cluster
+      if (identity.clusterId === clusterId && identity.clusterIncarnation === clusterIncarnation) return
       if (identity.clusterId !== '') {
         throw new StoreError(
           'WRONG_CLUSTER',
           `meta node ${identity.node} belongs to cluster ${identity.clusterId} already`,
         )
       }
-      await this.#save({ ...identity, clusterId, config: { members, outgoing: [] } })
+      const joined = { joined: joinIndex !== undefined, joinIndex: joinIndex ?? 0 }
+      const config = { members, outgoing: [] }
+      await this.#save({ ...identity, clusterId, clusterIncarnation, config, ...joined })
       this.#wake()
     })
     this.#saving = run.catch(() => undefined)
     return run
   }
 
-  /** Answers Hello. `members`: those in force when formed, else this node alone with its addresses. */
-  onHello(members: readonly Member[] | undefined): holdfast.v1.HelloReply.$Properties {
-    const { node, incarnation, clusterId, config } = this.#current()
-    const self: Member = { id: node, incarnation, addresses: this.#config.advertise, role: 'voter' }
-    const listed = clusterId === '' ? [self] : (members ?? config.members)
-    return { node, incarnation, clusterId, peers: this.#peerList(), members: listed.map(toWire) }
+  /** This node as it presents itself. */
+  #selfMember(): Member {
+    const { advertise: addresses, witness, id } = this.#config
+    return { id, incarnation: this.#current().incarnation, addresses, role: witness ? 'witness' : 'voter' }
   }
 
-  /** Answers Form: accepted when this very directory is a member and the founder is the one that may found. */
+  /** Answers Hello. */
+  onHello(running: RunningHello | undefined): holdfast.v1.HelloReply.$Properties {
+    const { node, incarnation, clusterId, clusterIncarnation, config, witness, joined, ready } = this.#current()
+    const formed = clusterId !== ''
+    return {
+      node,
+      incarnation,
+      clusterId,
+      clusterIncarnation,
+      peers: this.#peerList(),
+      members: (formed ? (running?.members ?? config.members) : [this.#selfMember()]).map(toWire),
+      founders: formed && !joined ? config.members.map(toWire) : [],
+      configIndex: running?.configIndex ?? (formed && !joined ? 1 : 0),
+      joining: formed && joined && (running?.empty ?? !ready),
+      witness,
+      versionMax: this.#versionMax,
+    }
+  }
+
+  /** Answers Form: accepted when this very directory is a member, and who asks is one that may. */
   async onForm(request: holdfast.v1.FormRequest): Promise<{ accepted: boolean }> {
-    const identity = this.#current()
+    const { node, incarnation, witness } = this.#current()
     const members = request.members.map(fromWire)
-    const ids = members.map((member) => member.id)
-    const expected = this.#peers.map((peer) => peer.id)
-    const fits =
-      isHexId(request.clusterId) &&
-      ids.join(',') === expected.join(',') &&
-      request.from === expected[0] &&
-      members.every((member) => isHexId(member.incarnation)) &&
-      members.some((member) => member.id === identity.node && member.incarnation === identity.incarnation)
-    if (!fits) return { accepted: false }
-    await this.#adopt(request.clusterId, members)
-    return { accepted: true }
+    const self = members.find((member) => member.id === node)
+    const whole = isHexId(request.clusterId) && members.every((member) => isHexId(member.incarnation))
+    if (!whole || self?.incarnation !== incarnation || (self.role === 'witness') !== witness) return { accepted: false }
+    const { clusterId, from } = request
+    const clusterIncarnation = request.clusterIncarnation || 1
+    if (request.join) {
+      const fits = self.role !== 'voter' && members.some((member) => member.id === from && member.role === 'voter')
+      if (fits) await this.#adopt({ clusterId, clusterIncarnation, members, joinIndex: request.joinIndex })
+      return { accepted: fits }
+    }
+    const founder = members.find((member) => member.role !== 'witness')?.id
+    const listed = members.map((member) => member.id).join(',') === this.#peers.map((peer) => peer.id).join(',')
+    const fits = listed && from === founder && clusterIncarnation === 1
+    if (fits) await this.#adopt({ clusterId, clusterIncarnation, members, joinIndex: undefined })
+    return { accepted: fits }
   }
 
-  #pause(): Promise<void> {
+  #pause(delayMs: number): Promise<void> {
     return new Promise((resolve) => {
-      const timer = this.#env.clock.after(retryMs, () => resolve())
+      const timer = this.#env.clock.after(delayMs, () => resolve())
       this.#wake = () => {
         timer.cancel()
         resolve()
@@ -286,7 +344,16 @@ export class Formation {
   }
 }
 
-function toWire(member: Member): holdfast.v1.Member.$Properties {
+/** The answer of the peer that knows most of its cluster; undefined when none belongs to one. */
+function newestOf(replies: readonly (Hello | undefined)[]): Hello | undefined {
+  const formed = replies.filter((reply) => reply !== undefined && reply.clusterId !== '')
+  return formed.toSorted(
+    (a, b) =>
+      (b?.clusterIncarnation || 1) - (a?.clusterIncarnation || 1) || (b?.configIndex ?? 0) - (a?.configIndex ?? 0),
+  )[0]
+}
+
+export function toWire(member: Member): holdfast.v1.Member.$Properties {
   return { id: member.id, incarnation: member.incarnation, addresses: [...member.addresses], role: member.role }
 }
 

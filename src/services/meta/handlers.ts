@@ -1,13 +1,14 @@
 /**
  * The Meta service: one table of calls, served as unary methods and over the Session stream alike.
  *
- * Only the leader answers; the others say NOT_LEADER with its addresses. Writes are proposed one by one and gathered by
- * the replicator into groups; reads pass a barrier first and are linearizable, but for placement and status, which the
- * leader answers from memory. Calls in flight are bounded: beyond the bound OVERLOADED is the answer.
+ * Writes are answered by the leader; the others say NOT_LEADER with its addresses. They are proposed one by one and
+ * gathered by the replicator into groups. Reads pass a barrier first and are linearizable on every node (since cluster
+ * version 2; before, the leader alone answers them); placement and status the leader answers from memory. Calls in flight
+ * are bounded: beyond the bound OVERLOADED is the answer.
  */
 
-import { type Command, encodeCommand, type Reply } from '../../core/meta/commands.ts'
 import { grantedTtlMs } from '../../core/meta/leases.ts'
+import type { Command } from '../../core/meta/commands.ts'
 import { isStoreError, StoreError } from '../../model/errors.ts'
 import { leaseSpan } from '../../model/ids.ts'
 import { limits } from '../../model/limits.ts'
@@ -15,34 +16,40 @@ import { toHex } from '../../base/bytes.ts'
 import type { Env } from '../../ports/env.ts'
 import { safeCounter } from '../../wire/checks.ts'
 import type { holdfast } from '../../wire/messages.ts'
+import { type AdminCalls, createAdminCalls } from './admin.ts'
 import type { MetaMachine } from './machine.ts'
+import { type Accepted, finish, mustLead, proposeTo, type Ticket, unexpected, withLeader } from './propose.ts'
 import type { MetaSnapshot } from './queries.ts'
-import { type DiskView, listBuckets, listObjects, manifestPage, openObject, statChunk } from './reads.ts'
+import { type DiskView, listBuckets, listObjects, manifestPage, openObject, type ReadView, statChunk } from './reads.ts'
+import { recordDisks } from './record-disks.ts'
 import {
   chunkId,
   diskNumber,
+  toCloseSession,
   toCommit,
   toCommitChunks,
   toCreateBucket,
   toDeleteBucket,
   toExpireLease,
   toGrantLease,
+  toKeepSession,
+  toOpenSession,
   toRenewLease,
   toStagePage,
   toUnpinChunk,
 } from './requests.ts'
 import { type ControlPart, composeStatus } from './status.ts'
-import { bucketNotFound } from './suggest.ts'
 import type { Replicator } from './types.ts'
 
 type V1 = typeof holdfast.v1
-/** Request and reply types of a call, by message names. */
-type Call<Request extends keyof V1, ReplyName extends keyof V1> = (
+/** Request and reply types of a call, by message names. `ticket`: the call is one of a client session. */
+export type Call<Request extends keyof V1, ReplyName extends keyof V1> = (
   request: InstanceType<V1[Request]>,
+  ticket?: Ticket,
 ) => Promise<Parameters<V1[ReplyName]['encode']>[0]>
 
 /** Every call of the Meta service, under the names of the Session stream. */
-export interface MetaCalls {
+export interface MetaCalls extends AdminCalls {
   createBucket: Call<'CreateBucketRequest', 'CreateBucketReply'>
   deleteBucket: Call<'DeleteBucketRequest', 'Empty'>
   listBuckets: Call<'Empty', 'ListBucketsReply'>
@@ -63,33 +70,36 @@ export interface MetaCalls {
   openSession: Call<'OpenSessionRequest', 'OpenSessionReply'>
   keepSession: Call<'SessionIdRequest', 'Empty'>
   closeSession: Call<'SessionIdRequest', 'Empty'>
-  setQuota: Call<'SetQuotaRequest', 'Empty'>
-  listQuotas: Call<'Empty', 'ListQuotasReply'>
-  addMetaMember: Call<'AddMetaMemberRequest', 'MetaMembersReply'>
-  removeMetaMember: Call<'RemoveMetaMemberRequest', 'MetaMembersReply'>
-  transferLeadership: Call<'TransferLeadershipRequest', 'TransferLeadershipReply'>
-  versionStatus: Call<'Empty', 'VersionStatusReply'>
-  raiseVersion: Call<'RaiseVersionRequest', 'VersionStatusReply'>
-  deletesStatus: Call<'Empty', 'DeletesStatusReply'>
-  resumeDeletes: Call<'Empty', 'DeletesStatusReply'>
 }
 
 /** What the calls need of the controllers. */
 export interface ControlView extends DiskView {
+  /** True while this node leads, as far as it knows, and its controllers are in office. */
+  leads(): boolean
   /** Resolves when the leader's view of nodes and disks is loaded. */
   ready(): Promise<void>
   place(request: holdfast.v1.PlaceRequest): holdfast.v1.PlaceReply.$Properties
   reportReplica(request: holdfast.v1.ReportReplicaRequest): Promise<void>
   status(): Promise<ControlPart>
+  /** Registered storage nodes with the highest version each supports; 0 when it was not heard in this term. */
+  storageVersions(): readonly { readonly id: string; readonly versionMax: number }[]
+  /** Replicas that would be deleted if deletes were not held. */
+  heldBack(): number
 }
 
 /** What the calls work with. */
 export interface HandlerDeps {
   readonly env: Pick<Env, 'clock' | 'metrics'>
-  readonly machine: Pick<MetaMachine, 'queries' | 'snapshotQueries'>
-  readonly replicator: Pick<Replicator, 'propose' | 'barrier' | 'status'>
+  readonly machine: Pick<MetaMachine, 'queries' | 'snapshotQueries' | 'points' | 'applied' | 'cluster'>
+  readonly replicator: Pick<
+    Replicator,
+    'propose' | 'barrier' | 'status' | 'lowSpace' | 'addMember' | 'removeMember' | 'transfer' | 'clusterIncarnation'
+  >
   readonly control: ControlView
 }
+
+/** Reads are answered by every node from this cluster version on. */
+const followerReadsVersion = 2
 
 /** Placements in one answer. */
 const placeChunksMax = 256
@@ -100,159 +110,124 @@ const placeListMax = 1_024
 export function createCalls(deps: HandlerDeps): MetaCalls {
   const { env, control } = deps
   const now = (): number => env.clock.wallMs()
-  const write = (command: Command): Promise<Accepted> => propose(deps, command)
-  const read = <T>(work: (view: MetaSnapshot) => Promise<T>): Promise<T> => readState(deps, work)
+  const write = (command: Command, ticket?: Ticket): Promise<Accepted> => proposeTo(deps, command, ticket)
   return {
-    createBucket: async (request) => {
-      const reply = await write(toCreateBucket(request, now()))
+    ...createAdminCalls(deps),
+    ...readCalls(deps),
+    createBucket: async (request, ticket) => {
+      const reply = await write(toCreateBucket(request, now()), ticket)
       if (reply.kind !== 'bucket') throw unexpected(reply)
       return { bucket: { name: reply.name, createdMs: reply.createdMs, objects: 0, bytes: 0 } }
     },
-    deleteBucket: (request) => finish(write(toDeleteBucket(request, now()))),
-    listBuckets: () => read(listBuckets),
-    grantLease: async (request) => toLease(await write(toGrantLease(request, now())), request.ttlMs),
-    renewLease: async (request) => toLease(await write(toRenewLease(request, now())), request.ttlMs),
-    releaseLease: (request) => finish(write(toExpireLease(request, now()))),
+    deleteBucket: (request, ticket) => finish(write(toDeleteBucket(request, now()), ticket)),
+    grantLease: async (request, ticket) => toLease(await write(toGrantLease(request, now()), ticket), request.ttlMs),
+    renewLease: async (request, ticket) => toLease(await write(toRenewLease(request, now()), ticket), request.ttlMs),
+    releaseLease: (request, ticket) => finish(write(toExpireLease(request, now()), ticket)),
     place: async (request) => {
       checkPlace(request)
-      mustLead(deps.replicator)
+      mustLead(deps)
       await control.ready()
       return control.place(request)
     },
-    stagePage: (request) => finish(write(toStagePage(request, now()))),
-    commit: async (request) => toCommitReply(await write(toCommit(request, now()))),
-    openObject: (request) => read((view) => openObject(view, control, request)),
-    manifestPage: (request) => readPage(deps, request),
-    listObjects: (request) => read((view) => listObjects(view, request)),
-    commitChunks: async (request) => {
-      const reply = await write(toCommitChunks(request, now()))
+    stagePage: (request, ticket) => finish(write(toStagePage(request, now()), ticket)),
+    commit: async (request, ticket) => toCommitReply(await write(toCommit(request, now()), ticket)),
+    commitChunks: async (request, ticket) => {
+      const reply = await write(toCommitChunks(request, now()), ticket)
       if (reply.kind !== 'committed') throw unexpected(reply)
       return { durable: reply.durable }
     },
-    statChunk: (request) => read((view) => statChunk(view, control, request)),
-    unpinChunk: (request) => finish(write(toUnpinChunk(request, now()))),
+    unpinChunk: (request, ticket) => finish(write(toUnpinChunk(request, now()), ticket)),
     reportReplica: async (request) => {
       chunkId(request.chunk, 'chunk')
       diskNumber(request.disk, 'disk')
-      mustLead(deps.replicator)
+      mustLead(deps)
       await control.reportReplica(request)
       return {}
     },
     status: async () => {
-      mustLead(deps.replicator)
-      return composeStatus(deps.machine.queries, deps.replicator.status(), await control.status())
+      mustLead(deps)
+      return composeStatus(deps, await control.status())
     },
-    openSession: notBuilt,
-    keepSession: notBuilt,
-    closeSession: notBuilt,
-    setQuota: notBuilt,
-    listQuotas: notBuilt,
-    addMetaMember: notBuilt,
-    removeMetaMember: notBuilt,
-    transferLeadership: notBuilt,
-    versionStatus: notBuilt,
-    raiseVersion: notBuilt,
-    deletesStatus: notBuilt,
-    resumeDeletes: notBuilt,
+    openSession: async (request) => {
+      const reply = await write(toOpenSession(request, now()))
+      if (reply.kind !== 'session') throw unexpected(reply)
+      return { ttlMs: reply.ttlMs, callsMax: reply.callsMax }
+    },
+    keepSession: (request) => finish(write(toKeepSession(request, now()))),
+    closeSession: (request) => finish(write(toCloseSession(request, now()))),
   }
 }
 
-async function notBuilt(): Promise<never> {
-  throw new StoreError('UNAVAILABLE', 'this call is not built yet', { outcome: 'definite' })
-}
+type ReadCalls = Pick<MetaCalls, 'listBuckets' | 'openObject' | 'manifestPage' | 'listObjects' | 'statChunk'>
 
-type Accepted = Extract<Reply, { ok: true }>
-
-/** Refused here, before anything is asked of the log, when this node does not lead. */
-function mustLead(replicator: HandlerDeps['replicator']): void {
-  const status = replicator.status()
-  if (status.role === 'leader') return
-  throw notLeader(status.leaderAddresses)
-}
-
-function notLeader(leader: readonly string[]): StoreError {
-  const where = leader.length > 0 ? `ask ${leader[0]}` : 'no leader is known yet; try again'
-  return new StoreError('NOT_LEADER', `this meta node does not lead: ${where}`, { details: { leader } })
-}
-
-/** A NOT_LEADER that does not say where the leader is, told anew with what is known now. */
-function withLeader(replicator: HandlerDeps['replicator'], error: unknown): unknown {
-  if (!isStoreError(error) || error.code !== 'NOT_LEADER' || error.details.leader?.length) return error
-  return notLeader(replicator.status().leaderAddresses)
-}
-
-async function propose(deps: HandlerDeps, command: Command): Promise<Accepted> {
-  mustLead(deps.replicator)
-  let reply: Reply
-  try {
-    reply = await deps.replicator.propose(encodeCommand(command))
-  } catch (error) {
-    throw withLeader(deps.replicator, error)
-  }
-  if (reply.ok) return reply
-  if (reply.code === 'NOT_FOUND') await suggestBucket(deps, command)
-  throw new StoreError(reply.code, reply.message, { outcome: 'definite' })
-}
-
-/** When a bucket was what was not found, says so with a close name. */
-async function suggestBucket(deps: HandlerDeps, command: Command): Promise<void> {
-  const named =
-    command.kind === 'deleteBucket'
-      ? [command.name]
-      : command.kind === 'commit'
-        ? command.operations.flatMap((one) => (one.kind === 'copy' ? [one.fromBucket, one.bucket] : [one.bucket]))
-        : []
-  for (const name of new Set(named)) {
-    const { queries } = deps.machine
-    if ((await queries.bucket(name)) === undefined) throw await bucketNotFound(queries, name)
+function readCalls(deps: HandlerDeps): ReadCalls {
+  const { queries, points } = deps.machine
+  const view: ReadView = { points, queries }
+  return {
+    listBuckets: () => listed(deps, listBuckets),
+    openObject: async (request) => {
+      await linearizable(deps)
+      return openObject(view, await disksOf(deps), request)
+    },
+    /**
+     * Pages of a manifest never change, so what this node has applied is as good as what is committed; that a page is gone
+     * is said only after a barrier, because this node may not know the manifest yet.
+     */
+    manifestPage: async (request) => {
+      if (!followersRead(deps)) mustLead(deps)
+      const disks = await disksOf(deps)
+      try {
+        return await manifestPage(view, disks, request)
+      } catch (error) {
+        if (!isStoreError(error) || error.code !== 'CHANGED') throw error
+        await linearizable(deps)
+        return await manifestPage(view, disks, request)
+      }
+    },
+    listObjects: (request) => listed(deps, (image) => listObjects(image, request)),
+    statChunk: async (request) => {
+      await linearizable(deps)
+      return statChunk(view, await disksOf(deps), request)
+    },
   }
 }
 
-/** A linearizable read on one image of the state. */
-async function readState<T>(deps: HandlerDeps, work: (view: MetaSnapshot) => Promise<T>): Promise<T> {
-  mustLead(deps.replicator)
+function followersRead(deps: HandlerDeps): boolean {
+  return (deps.machine.cluster()?.version ?? 0) >= followerReadsVersion
+}
+
+/** Resolves when everything that was acknowledged before the call is applied here. */
+async function linearizable(deps: HandlerDeps): Promise<void> {
+  if (!followersRead(deps)) mustLead(deps)
   try {
     await deps.replicator.barrier()
   } catch (error) {
     throw withLeader(deps.replicator, error)
   }
-  return withDisks(deps, work)
 }
 
-/**
- * Pages of a manifest never change, so what this node has applied is as good as what is committed; that a page is gone is
- * said only after a barrier, because a leader that was replaced may not know the manifest yet.
- */
-async function readPage(
-  deps: HandlerDeps,
-  request: holdfast.v1.ManifestPageRequest,
-): Promise<holdfast.v1.ManifestPageReply.$Properties> {
-  mustLead(deps.replicator)
-  try {
-    return await withDisks(deps, (view) => manifestPage(view, deps.control, request))
-  } catch (error) {
-    if (!isStoreError(error) || error.code !== 'CHANGED') throw error
-    return readState(deps, (view) => manifestPage(view, deps.control, request))
+/** The leader knows its disks by their heartbeats, the others by the state's records. */
+async function disksOf(deps: HandlerDeps): Promise<DiskView> {
+  if (deps.control.leads()) {
+    try {
+      await deps.control.ready()
+      return deps.control
+    } catch (error) {
+      if (!isStoreError(error) || error.code !== 'NOT_LEADER' || !followersRead(deps)) throw error
+    }
   }
+  return recordDisks(deps.machine.points)
 }
 
-async function withDisks<T>(deps: HandlerDeps, work: (view: MetaSnapshot) => Promise<T>): Promise<T> {
-  await deps.control.ready()
-  const view = deps.machine.snapshotQueries()
+/** A linearizable read on one image of the state. */
+async function listed<T>(deps: HandlerDeps, work: (image: MetaSnapshot) => Promise<T>): Promise<T> {
+  await linearizable(deps)
+  const image = await deps.machine.snapshotQueries()
   try {
-    return await work(view)
+    return await work(image)
   } finally {
-    await view.close()
+    await image.close()
   }
-}
-
-async function finish(written: Promise<Accepted>): Promise<holdfast.v1.Empty.$Properties> {
-  await written
-  return {}
-}
-
-function unexpected(reply: Accepted): StoreError {
-  return new StoreError('INTERNAL', `a command answered ${reply.kind}: this is a bug`)
 }
 
 function toLease(reply: Accepted, wantedMs: number): holdfast.v1.Lease.$Properties {

@@ -7,7 +7,7 @@
  * neither slot is intact, the node refuses to start: a vote could be given twice.
  */
 
-import { fixed, struct, text, type TypeOf, uint } from '../../base/schema.ts'
+import { extended, fixed, struct, text, type TypeOf, uint } from '../../base/schema.ts'
 import { fromHex, getU32, putU32, toHex } from '../../base/bytes.ts'
 import { StoreError } from '../../model/errors.ts'
 import type { Files } from '../../ports/files.ts'
@@ -17,13 +17,17 @@ import { seal, unseal } from './log-format.ts'
 const slotNames = ['raft-hard-0', 'raft-hard-1'] as const
 const slotBytes = 512
 
-const slotRecord = struct({
-  sequence: uint,
-  term: uint,
-  vote: text,
-  cluster: fixed(16),
-  incarnation: fixed(16),
-})
+const slotRecord = extended(
+  struct({
+    sequence: uint,
+    term: uint,
+    vote: text,
+    cluster: fixed(16),
+    incarnation: fixed(16),
+  }),
+  struct({ clusterIncarnation: uint }),
+  { clusterIncarnation: 1 },
+)
 
 /** One sector: length u32, sealed record, zeros. */
 function encodeSlot(record: TypeOf<typeof slotRecord>): Uint8Array {
@@ -44,6 +48,7 @@ export interface SlotOwner {
   /** 32 hex digits each. */
   readonly clusterId: string
   readonly incarnation: string
+  readonly clusterIncarnation: number
 }
 
 export class HardStateSlots {
@@ -64,18 +69,26 @@ export class HardStateSlots {
     return this.#value
   }
 
-  /** Reads both slots. CORRUPT when slots exist and none is intact; WRONG_CLUSTER when they belong to another life. */
-  static async open(files: Files, owner: SlotOwner): Promise<HardStateSlots> {
+  /**
+   * Reads both slots. CORRUPT when slots exist and none is intact; WRONG_CLUSTER when they belong to another life.
+   * `recovering`: they may be of an older incarnation of the cluster, which a recovery is about to end.
+   */
+  static async open(files: Files, owner: SlotOwner, recovering = false): Promise<HardStateSlots> {
     let sequence = 0
     let value: HardState | undefined
     let seen = 0
+    let newest = 0
     for (const name of slotNames) {
       const stored = await files.read(name)
       if (stored === undefined) continue
       seen++
       const record = decodeSlot(stored)
       if (record === undefined) continue
-      if (toHex(record.cluster) !== owner.clusterId || toHex(record.incarnation) !== owner.incarnation) {
+      const own =
+        toHex(record.cluster) === owner.clusterId &&
+        toHex(record.incarnation) === owner.incarnation &&
+        record.clusterIncarnation <= owner.clusterIncarnation
+      if (!own) {
         throw new StoreError(
           'WRONG_CLUSTER',
           `open the hard state: ${name} belongs to another cluster or node: use the directory of this node`,
@@ -84,6 +97,14 @@ export class HardStateSlots {
       if (record.sequence <= sequence) continue
       sequence = record.sequence
       value = { term: record.term, vote: record.vote }
+      newest = record.clusterIncarnation
+    }
+    // The older slot may be of the incarnation before.
+    if (value !== undefined && newest !== owner.clusterIncarnation && !recovering) {
+      throw new StoreError(
+        'WRONG_CLUSTER',
+        `open the hard state: it is of incarnation ${newest} of the cluster and the directory of ${owner.clusterIncarnation}: remove this member and add it again with an empty directory`,
+      )
     }
     if (seen === slotNames.length && value === undefined) {
       throw new StoreError(
@@ -103,6 +124,7 @@ export class HardStateSlots {
       vote: value.vote,
       cluster: idBytes(this.#owner.clusterId),
       incarnation: idBytes(this.#owner.incarnation),
+      clusterIncarnation: this.#owner.clusterIncarnation,
     })
     await this.#files.overwrite(slotNames[sequence % 2] as string, slot)
     this.#sequence = sequence

@@ -7,7 +7,7 @@
  * the whole log up to there.
  */
 
-import { concatBytes, getU32, getU64, isSafeU64, putU32, putU64, utf8 } from '../../base/bytes.ts'
+import { allocateBytes, concatBytes, getU32, getU64, isSafeU64, putU32, putU64, utf8 } from '../../base/bytes.ts'
 import { crc32c } from '../../base/crc32c.ts'
 import { decode, encode, type Schema, SchemaError, struct, text, uint } from '../../base/schema.ts'
 import { clusterConfig } from '../../core/raft/messages.ts'
@@ -22,7 +22,7 @@ export const installKey: Uint8Array = utf8('install')
 const entryPrefix = 0x65
 
 export function entryKey(index: number): Uint8Array {
-  const key = new Uint8Array(9)
+  const key = allocateBytes(9)
   key[0] = entryPrefix
   putU64(key, 1, index)
   return key
@@ -37,7 +37,7 @@ export function indexOfKey(key: Uint8Array): number | undefined {
 }
 
 export function encodeEntry(entry: Entry, previousChain: number): { value: Uint8Array; chain: number } {
-  const value = new Uint8Array(headerBytes + entry.payload.length + 4)
+  const value = allocateBytes(headerBytes + entry.payload.length + 4)
   value[0] = version
   value[1] = entryTypes.indexOf(entry.type)
   putU64(value, 2, entry.index)

@@ -36,6 +36,7 @@ import {
   seal,
   unseal,
 } from './log-format.ts'
+import { LogWindow } from './log-window.ts'
 
 /** Entries deleted in one batch of a compaction. */
 const deleteBatch = 1024
@@ -59,10 +60,8 @@ export class LogStore {
   readonly #kv: Kv
   #base: SnapshotMark
   #baseChain = 0
-  /** Chain value and size of each entry after the base. */
-  #chains: number[] = []
-  #sizes: number[] = []
-  #bytes = 0
+  /** Every entry after the base. */
+  readonly #window: LogWindow
   #hard: HardState = { term: 0, vote: '' }
   #commit = 0
   /** Synced up to here, and what the stored watermark says. */
@@ -74,34 +73,40 @@ export class LogStore {
   private constructor(kv: Kv, base: SnapshotMark) {
     this.#kv = kv
     this.#base = base
+    this.#window = new LogWindow(base.index + 1)
   }
 
   get lastIndex(): number {
-    return this.#base.index + this.#chains.length
+    return this.#window.last
   }
   get baseIndex(): number {
     return this.#base.index
   }
   /** Bytes of all entries, as they count for compaction. */
   get bytes(): number {
-    return this.#bytes
+    return this.#window.bytes
   }
   /** True when the last entries are synced but the stored watermark does not say so yet. */
   get watermarkBehind(): boolean {
     return this.#watermark < this.#synced
   }
 
-  /** Creates the log of a node of a newly formed cluster: entry 1 holds the members, in term 1. */
-  static async create(kv: Kv, config: ClusterConfig, first: Entry): Promise<void> {
+  /**
+   * Creates a log. `first` is entry 1 of a newly formed cluster; without it the log is empty and everything, also the
+   * configuration that `config` stands for until then, comes from the leader.
+   */
+  static async create(kv: Kv, config: ClusterConfig, first?: Entry): Promise<void> {
     const store = new LogStore(kv, { index: 0, term: 0, config: { index: 0, config } })
     const base = { index: 0, term: 0, chain: 0, configIndex: 0, config }
-    const { value } = encodeEntry(first, 0)
-    const hard = { term: first.term, vote: '', commit: first.index, watermark: 0 }
-    await store.#write([
+    const hard = { term: first?.term ?? 0, vote: '', commit: first?.index ?? 0, watermark: 0 }
+    const operations: KvOperation[] = [
       { type: 'put', key: baseKey, value: seal(baseRecord, base) },
-      { type: 'put', key: entryKey(first.index), value },
       { type: 'put', key: hardKey, value: seal(hardRecord, hard) },
-    ])
+    ]
+    if (first !== undefined) {
+      operations.push({ type: 'put', key: entryKey(first.index), value: encodeEntry(first, 0).value })
+    }
+    await store.#write(operations)
   }
 
   /** True when nothing was ever written here. */
@@ -182,9 +187,7 @@ export class LogStore {
       if (entry.type === 'config') configs.push({ index: entry.index, config: decodeConfig(entry.payload) })
       term = entry.term
       chain = stored.chain
-      this.#chains.push(chain)
-      this.#sizes.push(entryBytes(entry))
-      this.#bytes += entryBytes(entry)
+      this.#window.push(chain, entryBytes(entry))
       tail.push(entry)
       tailBytes += entryBytes(entry)
       while (tailBytes > cacheBytes && dropped < tail.length) tailBytes -= entryBytes(tail[dropped++] as Entry)
@@ -219,7 +222,7 @@ export class LogStore {
       if (first <= this.#base.index || first > oldLast + 1) {
         throw new StoreError('INTERNAL', `append to the raft log: entry ${first} does not follow ${oldLast}`)
       }
-      let chain = kept === this.#base.index ? this.#baseChain : (this.#chains[kept - this.#base.index - 1] ?? 0)
+      let chain = this.#chainAt(kept)
       const chains: number[] = []
       for (const entry of entries) {
         const encoded = encodeEntry(entry, chain)
@@ -232,18 +235,29 @@ export class LogStore {
       const next = hard ?? this.#hard
       operations.push({ type: 'put', key: hardKey, value: seal(hardRecord, { ...next, commit, watermark }) })
       await this.#write(operations)
-      for (const size of this.#sizes.splice(kept - this.#base.index)) this.#bytes -= size
-      this.#chains.length = kept - this.#base.index
+      this.#window.truncate(first)
       for (const [position, entry] of entries.entries()) {
-        this.#chains.push(chains[position] as number)
-        this.#sizes.push(entryBytes(entry))
-        this.#bytes += entryBytes(entry)
+        this.#window.push(chains[position] as number, entryBytes(entry))
       }
       this.#hard = next
       this.#commit = commit
       this.#watermark = watermark
       this.#synced = this.lastIndex
     })
+  }
+
+  /** Writes the second copy of a term and vote that the slots hold already; not synced. */
+  note(hard: HardState, commit: number): Promise<void> {
+    return this.#exclusive(async () => {
+      const watermark = this.#watermark
+      await this.#write([{ type: 'put', key: hardKey, value: seal(hardRecord, { ...hard, commit, watermark }) }], false)
+      this.#hard = hard
+      this.#commit = commit
+    })
+  }
+
+  #chainAt(index: number): number {
+    return index === this.#base.index ? this.#baseChain : (this.#window.chainAt(index) ?? 0)
   }
 
   /** Writes the watermark (and the commit hint) when nothing else is written, so that the last batch is covered too. */
@@ -277,11 +291,10 @@ export class LogStore {
   async compact(index: number, term: number, config: ConfigAt): Promise<void> {
     const from = this.#base.index + 1
     await this.#exclusive(async () => {
-      const chain = this.#chains[index - this.#base.index - 1]
+      const chain = this.#window.chainAt(index)
       if (chain === undefined) return
       await this.#putBase({ index, term, config }, chain)
-      this.#chains.splice(0, index - this.#base.index)
-      for (const size of this.#sizes.splice(0, index - this.#base.index)) this.#bytes -= size
+      this.#window.drop(index)
       this.#base = { index, term, config }
       this.#baseChain = chain
     })
@@ -316,7 +329,7 @@ export class LogStore {
   finishInstall(mark: SnapshotMark, keepSuffix: boolean): Promise<void> {
     return this.#exclusive(async () => {
       const { index, term, config } = mark
-      const chain = keepSuffix ? (this.#chains[index - this.#base.index - 1] ?? this.#baseChain) : 0
+      const chain = keepSuffix ? this.#chainAt(index) : 0
       const record = { index, term, chain, configIndex: config.index, config: config.config }
       const operations: KvOperation[] = [{ type: 'put', key: baseKey, value: seal(baseRecord, record) }]
       const lastDeleted = keepSuffix ? index : this.lastIndex
@@ -326,9 +339,8 @@ export class LogStore {
       operations.push({ type: 'put', key: hardKey, value: seal(hardRecord, { ...this.#hard, commit, watermark }) })
       operations.push({ type: 'del', key: installKey })
       await this.#write(operations)
-      const keptFrom = keepSuffix ? index - this.#base.index : this.#chains.length
-      this.#chains.splice(0, keptFrom)
-      for (const size of this.#sizes.splice(0, keptFrom)) this.#bytes -= size
+      if (keepSuffix) this.#window.drop(index)
+      else this.#window.reset(index + 1)
       this.#base = mark
       this.#baseChain = chain
       this.#commit = commit
@@ -358,13 +370,10 @@ export class LogStore {
       await this.#kv.batch(operations, { sync })
     } catch (error) {
       // A failed write may be there in part: nothing that this store says can be relied on any more.
-      this.#failure = new StoreError(
-        'IO',
-        `write the raft log: ${asStoreError(error, 'batch').message}; the node stops`,
-        {
-          cause: error,
-        },
-      )
+      const cause = asStoreError(error, 'batch')
+      const advice = cause.code === 'NO_SPACE' ? 'free some space and start the node again' : 'the node stops'
+      const code = cause.code === 'NO_SPACE' ? 'NO_SPACE' : 'IO'
+      this.#failure = new StoreError(code, `write the raft log: ${cause.message}: ${advice}`, { cause: error })
       throw this.#failure
     }
   }

@@ -1,46 +1,68 @@
 /**
  * The replicated state machine over a key-value store: carries out committed entries, makes images, installs them.
  *
- * Invariants: one synced batch per apply group, with the applied record in it, so that after a crash the state is that of
- * one index. An image is installed into a fresh store beside the old one; a small pointer file, replaced atomically,
- * says which one is the state. One call of `apply` or `install` at a time (the replicator's promise, asserted here).
+ * Apply works in memory, over what the store holds (pending.ts): it never waits for the store's sync, so the state on disk
+ * is that of an older index, and the log brings it forward after a crash. An image is installed into a fresh store beside
+ * the old one; a small pointer file, replaced atomically, says which one is the state.
+ * Invariants: on disk the state is always that of one index; one call of `apply`, `snapshot` or `install` at a time (the
+ * replicator's promise, asserted here); no command of a version that this program does not know is applied.
  */
 
 import { assert } from '../../base/assert.ts'
 import { fromUtf8, utf8 } from '../../base/bytes.ts'
 import { type Applied, applyEntry, applyNothing } from '../../core/meta/apply.ts'
-import { decodeCommand } from '../../core/meta/commands.ts'
+import { type Command, decodeCommand } from '../../core/meta/commands.ts'
 import { keys } from '../../core/meta/keys.ts'
-import type { AppliedRecord } from '../../core/meta/records.ts'
-import { nothingApplied, readApplied, StateView } from '../../core/meta/view.ts'
+import type { AppliedRecord, ClusterRecord } from '../../core/meta/records.ts'
+import { HotRecords, nothingApplied, readApplied, StateView } from '../../core/meta/view.ts'
 import { StoreError } from '../../model/errors.ts'
+import { newestVersion } from '../../model/version.ts'
+import type { Clock } from '../../ports/clock.ts'
 import type { Kv, KvOperation } from '../../ports/kv.ts'
 import { damaged, imagePieces, unpackPiece } from './image.ts'
-import { createQueries, type MetaQueries, type MetaSnapshot } from './queries.ts'
+import { Pending } from './pending.ts'
+import { createPoints, createQueries, type MetaPoints, type MetaQueries, type MetaSnapshot } from './queries.ts'
 import type { MetaStores } from './raft-host.ts'
-import type { AppliedEntry, AppliedReply, StateMachine } from './types.ts'
+import type { AppliedEntry, AppliedReply, StateImage, StateMachine } from './types.ts'
 
 /** Newest version of commands and formats that this program applies. */
-export const commandVersion = 1
+export const commandVersion: number = newestVersion
 
 /** The file that names the store that holds the state. */
 const pointerFile = 'state-current'
+
+/** The part of the cluster record that seldom changes. */
+export type ClusterFacts = Pick<
+  ClusterRecord,
+  'clusterId' | 'incarnation' | 'version' | 'bytesMax' | 'objectsMax' | 'deletesHeld'
+>
 
 /** The state machine of one meta node, with reads of its state. */
 export interface MetaMachine extends StateMachine {
   /** Opens the state. Throws LOCKED, CORRUPT or INCOMPATIBLE_VERSION; nothing else may be called before. */
   open(): Promise<void>
   readonly queries: MetaQueries
-  /** Committed chunks as of the applied index, from memory. */
-  chunks(): number
-  /** Queries on the state as of now; close it soon, it holds back the store's space. */
-  snapshotQueries(): MetaSnapshot
+  /** Single records as applied, at once. */
+  readonly points: MetaPoints
+  /** Totals as applied, from memory. */
+  applied(): AppliedRecord
+  /** What is in force in the cluster, as applied, from memory; undefined before the cluster is founded. */
+  cluster(): ClusterFacts | undefined
+  /** Called after these facts changed, also by an installed image. */
+  onCluster(handler: (cluster: ClusterFacts) => void): void
+  /** The stored value of a key as applied. */
+  peek(key: Uint8Array): Uint8Array | undefined
+  /** Queries on one image of the state, not older than the call; close it soon, it holds back the store's space. */
+  snapshotQueries(): Promise<MetaSnapshot>
   close(): Promise<void>
 }
 
-/** The state machine of one meta node; nothing is touched before `open`. */
-export function createMachine(stores: MetaStores): MetaMachine {
-  return new Machine(stores)
+/**
+ * The state machine of one meta node; nothing is touched before `open`. Without a clock every group is written to the
+ * store at once.
+ */
+export function createMachine(stores: MetaStores, clock?: Pick<Clock, 'after'>): MetaMachine {
+  return new Machine(stores, clock)
 }
 
 function storeName(number: number): string {
@@ -57,22 +79,40 @@ async function readPointer(stores: MetaStores): Promise<number> {
   return Number(match[1])
 }
 
+/** The store that holds the state, and what is not in it yet. */
+interface Opened {
+  readonly kv: Kv
+  readonly pending: Pending
+  readonly hot: HotRecords
+}
+
 class Machine implements MetaMachine {
   readonly queries: MetaQueries
+  readonly points: MetaPoints
   readonly #stores: MetaStores
+  readonly #clock: Pick<Clock, 'after'> | undefined
+  readonly #clusterHandlers: ((cluster: ClusterFacts) => void)[] = []
+  readonly #failureHandlers: ((error: unknown) => void)[] = []
   #number = 0
-  #open: Kv | undefined
+  #open: Opened | undefined
   #applied: AppliedRecord = nothingApplied
+  #cluster: ClusterFacts | undefined
   #busy = false
 
-  constructor(stores: MetaStores) {
+  constructor(stores: MetaStores, clock: Pick<Clock, 'after'> | undefined) {
     this.#stores = stores
-    this.queries = createQueries(() => this.#kv)
+    this.#clock = clock
+    this.queries = createQueries(() => this.#pending)
+    this.points = createPoints((key) => this.#pending.getSync(key))
   }
 
-  get #kv(): Kv {
+  get #opened(): Opened {
     assert(this.#open !== undefined, 'the state is open before it is used')
     return this.#open
+  }
+
+  get #pending(): Pending {
+    return this.#opened.pending
   }
 
   async open(): Promise<void> {
@@ -80,62 +120,94 @@ class Machine implements MetaMachine {
     this.#number = await readPointer(this.#stores)
     // What an install left behind that was interrupted after its switch.
     if (this.#number > 0) await this.#stores.kv.destroy(storeName(this.#number - 1))
-    const kv = await this.#stores.kv.open(storeName(this.#number))
-    this.#open = kv
+    this.#use(await this.#stores.kv.open(storeName(this.#number)))
+    checkVersion(this.#cluster?.version ?? 0, 'open the metadata state')
+  }
+
+  #use(kv: Kv): void {
     this.#applied = readApplied(kv)
-    const version = (await this.queries.cluster())?.version ?? 0
-    if (version > commandVersion) {
-      throw new StoreError(
-        'INCOMPATIBLE_VERSION',
-        `open the metadata state: the cluster runs version ${version}, this program knows ${commandVersion}; upgrade it`,
-      )
+    const failed = (error: unknown): void => {
+      for (const handler of this.#failureHandlers) handler(error)
     }
+    this.#open = { kv, pending: new Pending(kv, this.#applied.index, this.#clock, failed), hot: new HotRecords() }
+    this.#cluster = this.points.cluster()
   }
 
   appliedIndex(): number {
     return this.#applied.index
   }
 
+  durableIndex(): number {
+    return this.#pending.durableIndex
+  }
+
   digest(): number {
     return this.#applied.digest
   }
 
-  chunks(): number {
-    return this.#applied.chunks
+  applied(): AppliedRecord {
+    return this.#applied
+  }
+
+  cluster(): ClusterFacts | undefined {
+    return this.#cluster
+  }
+
+  onCluster(handler: (cluster: ClusterFacts) => void): void {
+    this.#clusterHandlers.push(handler)
+  }
+
+  onFailure(handler: (error: unknown) => void): void {
+    this.#failureHandlers.push(handler)
+  }
+
+  peek(key: Uint8Array): Uint8Array | undefined {
+    return this.#pending.getSync(key)
   }
 
   async apply(entries: readonly AppliedEntry[]): Promise<readonly AppliedReply[]> {
     return this.#alone(async () => {
-      const view = new StateView(this.#kv, this.#applied)
+      const { pending, hot } = this.#opened
+      await pending.room()
+      const view = new StateView(pending, this.#applied, hot)
       const replies: Applied[] = []
       for (const entry of entries) {
         assert(entry.index === view.applied.index + 1, `entry ${entry.index} follows applied ${view.applied.index}`)
         replies.push(
-          entry.payload.length === 0
-            ? applyNothing(view, entry)
-            : applyEntry(view, entry, decodeCommand(entry.payload)),
+          entry.payload.length === 0 ? applyNothing(view, entry) : applyEntry(view, entry, knownCommand(entry.payload)),
         )
       }
-      await this.#kv.batch(view.finish(), { sync: true })
+      pending.add(view.finish(), view.applied.index)
       this.#applied = view.applied
+      if (replies.some(({ effects }) => effects.some(({ kind }) => kind === 'cluster'))) this.#tellCluster()
       return replies
     })
   }
 
-  snapshot(): { readonly index: number; readonly term: number; readonly pieces: AsyncIterable<Uint8Array> } {
-    assert(!this.#busy, 'a snapshot is not taken while entries are applied')
-    return { index: this.#applied.index, term: this.#applied.term, pieces: imagePieces(this.#kv.snapshot()) }
+  #tellCluster(): void {
+    const cluster = this.points.cluster()
+    this.#cluster = cluster
+    if (cluster === undefined) return
+    for (const handler of this.#clusterHandlers) handler(cluster)
+  }
+
+  async snapshot(): Promise<StateImage> {
+    return this.#alone(async () => {
+      const { index, term } = this.#applied
+      return { index, term, pieces: imagePieces(await this.#pending.snapshot()) }
+    })
   }
 
   async install(index: number, term: number, pieces: AsyncIterable<Uint8Array>): Promise<void> {
     await this.#alone(async () => {
+      const old = this.#opened
+      await old.pending.flushed()
       const number = this.#number + 1
       const name = storeName(number)
       await this.#stores.kv.destroy(name)
       const kv = await this.#stores.kv.open(name)
-      let applied: AppliedRecord
       try {
-        applied = await fill(kv, pieces)
+        const applied = await fill(kv, pieces)
         if (applied.index !== index || applied.term !== term) throw damaged('it is not the one that was announced')
       } catch (error) {
         await kv.close()
@@ -143,22 +215,26 @@ class Machine implements MetaMachine {
         throw error
       }
       await this.#stores.files.write(pointerFile, utf8(name))
-      const old = this.#kv
-      this.#open = kv
-      this.#applied = applied
+      this.#use(kv)
       this.#number = number
-      await old.close()
+      checkVersion(this.#cluster?.version ?? 0, 'install a snapshot of the metadata state')
+      this.#tellCluster()
+      await old.kv.close()
       await this.#stores.kv.destroy(storeName(number - 1))
     })
   }
 
-  snapshotQueries(): MetaSnapshot {
-    const view = this.#kv.snapshot()
+  async snapshotQueries(): Promise<MetaSnapshot> {
+    const view = await this.#pending.snapshot()
     return { ...createQueries(() => view), close: () => view.close() }
   }
 
   async close(): Promise<void> {
-    await this.#open?.close()
+    const opened = this.#open
+    if (opened === undefined) return
+    // What could not be written is in the log.
+    await opened.pending.flushed().catch(() => undefined)
+    await opened.kv.close()
   }
 
   async #alone<T>(work: () => Promise<T>): Promise<T> {
@@ -170,6 +246,23 @@ class Machine implements MetaMachine {
       this.#busy = false
     }
   }
+}
+
+function checkVersion(version: number, doing: string): void {
+  if (version <= commandVersion) return
+  throw new StoreError(
+    'INCOMPATIBLE_VERSION',
+    `${doing}: the cluster runs version ${version}, this program knows ${commandVersion}; upgrade it`,
+  )
+}
+
+/** A node that is left behind by a raise must stop: what comes after it means something to newer programs only. */
+function knownCommand(payload: Uint8Array): Command {
+  const command = decodeCommand(payload)
+  if (command.kind === 'raiseVersion' || command.kind === 'found') {
+    checkVersion(command.version, 'apply a command to the metadata state')
+  }
+  return command
 }
 
 /** Writes an image into an empty store, durably; answers its applied record. */

@@ -7,15 +7,16 @@
  */
 
 import type { MetaConfig } from '../../config/types.ts'
-import { encodeCommand } from '../../core/meta/commands.ts'
+import { type Command, encodeCommand } from '../../core/meta/commands.ts'
 import type { RaftLimits } from '../../core/raft/types.ts'
 import { asStoreError } from '../../model/errors.ts'
+import { newestVersion } from '../../model/version.ts'
 import type { Env } from '../../ports/env.ts'
 import type { Sample } from '../../ports/metrics.ts'
 import type { NetServer } from '../../ports/net.ts'
 import { type Control, createControl } from './control/control.ts'
 import { createCalls } from './handlers.ts'
-import { commandVersion, createMachine, type MetaMachine } from './machine.ts'
+import { type ClusterFacts, createMachine, type MetaMachine } from './machine.ts'
 import { createReplicator, type MetaStores, type RaftReplicator } from './raft-host.ts'
 import { type MetaService, serveMeta } from './serve.ts'
 import type { ReplicatorStatus } from './types.ts'
@@ -23,6 +24,10 @@ import type { ReplicatorStatus } from './types.ts'
 /** Calls in flight may end for so long before a stop goes on without them. */
 const drainMs = 2_000
 const foundRetryMs = 200
+/** A new cluster waits so long to hear what every member supports, before it begins with the oldest version. */
+const hearMs = 3_000
+/** Cluster version from which the state can be told of a recovery. */
+const recoveryVersion = 2
 
 /** One meta node. `bind`, then `start`, then `stop`. */
 export interface MetaNode {
@@ -41,6 +46,8 @@ export interface MetaNode {
   status(): ReplicatorStatus
   /** Index and digest of what is applied here: equal on all nodes at equal index. */
   applied(): { readonly index: number; readonly digest: number }
+  /** The stored value of a key of the state as applied. */
+  peek(key: Uint8Array): Uint8Array | undefined
   /** Called once when the node cannot go on. */
   onFatal(handler: (reason: Error) => void): void
 }
@@ -60,6 +67,7 @@ class Node implements MetaNode {
   readonly #machine: MetaMachine
   readonly #replicator: RaftReplicator
   readonly #control: Control
+  readonly #witness: boolean
   #service: MetaService | undefined
   #started = false
   #stopping = false
@@ -70,9 +78,11 @@ class Node implements MetaNode {
 
   constructor(env: Env, stores: MetaStores, config: MetaConfig, limits: Partial<RaftLimits>) {
     this.#env = env
-    this.#machine = createMachine(stores)
-    this.#replicator = createReplicator(env, stores, this.#machine, config, limits)
-    this.#control = createControl(env, { replicator: this.#replicator, queries: this.#machine.queries }, config)
+    this.#witness = config.witness
+    this.#machine = createMachine(stores, env.clock)
+    this.#replicator = createReplicator(env, stores, config.witness ? undefined : this.#machine, config, limits)
+    this.#control = createControl(env, { replicator: this.#replicator, machine: this.#machine }, config)
+    this.#machine.onCluster((cluster) => this.#clusterChanged(cluster))
     this.#replicator.onApplied((index, results) => {
       env.metrics.gauge('holdfast_meta_applied_index', 'Raft index of the last applied entry.', index)
       this.#control.onApplied(index, results)
@@ -92,9 +102,16 @@ class Node implements MetaNode {
   }
 
   async start(): Promise<void> {
-    await this.#machine.open()
+    // A witness has no state (docs/RULES.md, rule 8); its calls say who leads.
+    if (!this.#witness) await this.#openState()
     await this.#replicator.start()
     this.#started = true
+  }
+
+  async #openState(): Promise<void> {
+    await this.#machine.open()
+    const version = this.#machine.cluster()?.version
+    if (version !== undefined) this.#replicator.setVersion(version)
   }
 
   async stop(): Promise<void> {
@@ -132,12 +149,15 @@ class Node implements MetaNode {
   samples(): readonly Sample[] {
     if (!this.#started) return []
     const { role, term, commit, applied } = this.status()
+    const state = this.applied()
     return [
       { name: 'holdfast_raft_term', help: 'Raft term.', value: term },
       { name: 'holdfast_raft_is_leader', help: '1 while this node leads.', value: role === 'leader' ? 1 : 0 },
       { name: 'holdfast_raft_commit_index', help: 'Highest Raft index known to be committed.', value: commit },
       { name: 'holdfast_raft_applied_index', help: 'Raft index of the last applied entry.', value: applied },
-      ...this.#control.samples(this.#machine.chunks()),
+      { name: 'holdfast_meta_state_index', help: 'Raft index of the state as applied.', value: state.index },
+      { name: 'holdfast_meta_state_digest', help: 'Digest of the state at that index.', value: state.digest },
+      ...this.#control.samples(this.#machine.applied().chunks),
     ]
   }
 
@@ -147,6 +167,10 @@ class Node implements MetaNode {
 
   applied(): { readonly index: number; readonly digest: number } {
     return { index: this.#machine.appliedIndex(), digest: this.#machine.digest() }
+  }
+
+  peek(key: Uint8Array): Uint8Array | undefined {
+    return this.#witness ? undefined : this.#machine.peek(key)
   }
 
   onFatal(handler: (reason: Error) => void): void {
@@ -160,7 +184,7 @@ class Node implements MetaNode {
       this.#control.resign()
       return
     }
-    this.#found(term).then(
+    this.#takeOffice(term).then(
       () => {
         if (this.#leads === term) this.#control.become(term)
       },
@@ -171,21 +195,65 @@ class Node implements MetaNode {
     )
   }
 
+  async #takeOffice(term: number): Promise<void> {
+    await this.#found(term)
+    await this.#tellRecovery(term)
+  }
+
   /** Makes the cluster record of a fresh cluster; returns when it is there or this node leads no more. */
   async #found(term: number): Promise<void> {
-    while (this.#leads === term && (await this.#machine.queries.cluster()) === undefined) {
+    const startedMs = this.#env.clock.monotonicMs()
+    while (this.#leads === term && this.#machine.cluster() === undefined) {
       const clusterId = this.#replicator.clusterId()
-      if (clusterId !== undefined) {
-        const nowMs = this.#env.clock.wallMs()
-        const command = encodeCommand({ kind: 'found', nowMs, clusterId, version: commandVersion })
-        const done = await this.#replicator.propose(command).then(
-          () => true,
-          () => false,
-        )
-        if (done) return
+      const version = this.#versionToFound(this.#env.clock.monotonicMs() - startedMs >= hearMs)
+      if (clusterId !== undefined && version !== undefined) {
+        await this.#tryPropose({ kind: 'found', nowMs: this.#env.clock.wallMs(), clusterId, version })
+        if (this.#machine.cluster() !== undefined) return
       }
       await this.#delay(foundRetryMs)
     }
+  }
+
+  /** The newest version that every member supports. Undefined: wait until all were heard, unless it is `late`. */
+  #versionToFound(late: boolean): number | undefined {
+    const versions = this.status().peers.map((peer) => peer.versionMax)
+    if (versions.includes(0)) return late ? 1 : undefined
+    return Math.min(newestVersion, ...versions)
+  }
+
+  /** After `meta recover` the state learns its new incarnation before anything else is done; deletes are held from then. */
+  async #tellRecovery(term: number): Promise<void> {
+    for (;;) {
+      const cluster = this.#machine.cluster()
+      const incarnation = this.#replicator.clusterIncarnation()
+      if (this.#leads !== term || cluster === undefined || cluster.incarnation >= incarnation) return
+      // Until the version is raised the leader alone knows, and holds deletes by itself.
+      if (cluster.version < recoveryVersion) return
+      await this.#tryPropose({ kind: 'recovered', nowMs: this.#env.clock.wallMs(), incarnation })
+      if ((this.#machine.cluster()?.incarnation ?? 0) >= incarnation) {
+        this.#env.log.warn('the metadata was recovered: deletes are held', { incarnation })
+        return
+      }
+      await this.#delay(foundRetryMs)
+    }
+  }
+
+  /** Whether it worked is seen in the state. */
+  async #tryPropose(command: Command): Promise<void> {
+    try {
+      await this.#replicator.propose(encodeCommand(command))
+    } catch (error) {
+      this.#env.log.debug('proposal failed', { kind: command.kind, reason: asStoreError(error, 'propose').message })
+    }
+  }
+
+  #clusterChanged(cluster: ClusterFacts): void {
+    this.#replicator.setVersion(cluster.version)
+    const term = this.#leads
+    if (term === undefined || cluster.incarnation >= this.#replicator.clusterIncarnation()) return
+    this.#tellRecovery(term).catch((error: unknown) => {
+      this.#env.log.error('recovery was not told', { reason: asStoreError(error, 'tell a recovery').message })
+    })
   }
 
   #delay(delayMs: number): Promise<void> {

@@ -34,16 +34,55 @@ import {
   objectRecord,
   type PageChunk,
   pageRecord,
+  type SessionRecord,
+  sessionRecord,
   shortRecord,
   trashRecord,
 } from '../../core/meta/records.ts'
 import type { ChunkId, DiskNumber, LeaseId, NodeId } from '../../model/ids.ts'
 import type { KvEntry, KvRange } from '../../ports/kv.ts'
 
-/** What queries need of a store; a `Kv` and a `KvSnapshot` both have it. */
+/** What queries need of a store; `Pending` and a `KvSnapshot` both have it. */
 export interface KvReader {
   get(key: Uint8Array): Promise<Uint8Array | undefined>
   iterate(range: KvRange): AsyncIterable<KvEntry>
+  /** The values of rising keys below `end` that lie close together, read at once. */
+  getNear?(sorted: readonly Uint8Array[], end: Uint8Array): Promise<(Uint8Array | undefined)[]>
+}
+
+/**
+ * Single records as applied, without waiting: for answers that must fit together, and because one such read costs less
+ * than a wait for one. It may block for the disk, so use it for a few records.
+ */
+export interface MetaPoints {
+  cluster(): ClusterRecord | undefined
+  bucket(name: string): BucketRecord | undefined
+  object(bucketNumber: number, key: string): ObjectRecord | undefined
+  manifest(id: string): ManifestRecord | undefined
+  page(manifest: string, page: number): readonly PageChunk[] | undefined
+  chunk(id: ChunkId): ChunkRecord | undefined
+  node(id: NodeId): NodeRecord | undefined
+  disk(number: DiskNumber): DiskRecord | undefined
+  session(id: string): SessionRecord | undefined
+}
+
+/** Single records of whatever `read` reads. */
+export function createPoints(read: (key: Uint8Array) => Uint8Array | undefined): MetaPoints {
+  function one<T>(key: Uint8Array, schema: Schema<T>): T | undefined {
+    const value = read(key)
+    return value === undefined ? undefined : decode(schema, value)
+  }
+  return {
+    cluster: () => one(keys.cluster(), clusterRecord),
+    bucket: (name) => one(keys.bucket(name), bucketRecord),
+    object: (bucketNumber, key) => one(keys.object(bucketNumber, key), objectRecord),
+    manifest: (id) => one(keys.manifest(id), manifestRecord),
+    page: (manifest, page) => one(keys.page(manifest, page), pageRecord),
+    chunk: (id) => one(keys.chunk(id), chunkRecord),
+    node: (id) => one(keys.node(id), nodeRecord),
+    disk: (number) => one(keys.disk(number), diskRecord),
+    session: (id) => one(keys.session(id), sessionRecord),
+  }
 }
 
 /** Reads of the state. Byte fields of the answers belong to the caller. */
@@ -94,6 +133,9 @@ export interface MetaQueries {
   trash(beforeMs: number, limit: number): Promise<{ manifest: string; sinceMs: number; nextPage: number }[]>
   /** Corruption findings that are kept, in no particular order of time; at most `findingSlots`. */
   findings(): Promise<FindingRecord[]>
+  session(id: string): Promise<SessionRecord | undefined>
+  /** Client sessions by id. */
+  sessions(from: string, limit: number): Promise<{ id: string; record: SessionRecord }[]>
 }
 
 /** Queries on one consistent image of the state; must be closed. */
@@ -134,13 +176,17 @@ export function createQueries(current: () => KvReader): MetaQueries {
     chunk: (id) => one(keys.chunk(id), chunkRecord),
     chunks: async (ids) => {
       if (ids.length === 0) return []
-      const first = ids.reduce((a, b) => Math.min(a, b))
-      const last = ids.reduce((a, b) => Math.max(a, b))
-      if (last - first > ids.length * densityMin) return Promise.all(ids.map((id) => one(keys.chunk(id), chunkRecord)))
-      const range = { gte: keys.chunk(first), lt: keys.chunk(last + 1) }
-      const found = await scan(range, ({ key, value }) => [keyParts.chunk(key), decode(chunkRecord, value)] as const)
-      const byId = new Map(found)
-      return ids.map((id) => byId.get(id))
+      const sorted = [...new Set(ids)].sort((a, b) => a - b)
+      const last = sorted.at(-1) ?? 0
+      const reader = current()
+      const dense = last - (sorted[0] ?? 0) <= sorted.length * densityMin
+      if (!dense || reader.getNear === undefined) return Promise.all(ids.map((id) => one(keys.chunk(id), chunkRecord)))
+      const values = await reader.getNear(sorted.map(keys.chunk), keys.chunk(last + 1))
+      const byId = new Map(sorted.map((id, i) => [id, values[i]]))
+      return ids.map((id) => {
+        const value = byId.get(id)
+        return value === undefined ? undefined : decode(chunkRecord, value)
+      })
     },
     node: (id) => one(keys.node(id), nodeRecord),
     nodes: () =>
@@ -189,6 +235,12 @@ export function createQueries(current: () => KvReader): MetaQueries {
         nextPage: decode(trashRecord, entry.value).nextPage,
       })),
     findings: () => scan({ gte: keys.finding(0), lt: prefixEnd('x') }, (entry) => decode(findingRecord, entry.value)),
+    session: (id) => one(keys.session(id), sessionRecord),
+    sessions: (from, limit) =>
+      scan({ gte: keys.session(from), lt: prefixEnd('e'), limit }, (entry) => ({
+        id: keyParts.session(entry.key),
+        record: decode(sessionRecord, entry.value),
+      })),
   }
 }
 

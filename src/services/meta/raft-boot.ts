@@ -15,6 +15,9 @@ import { HardStateSlots } from './hard-state.ts'
 import { LogStore, type RecoveredLog } from './log-store.ts'
 import type { MetaStores } from './raft-host.ts'
 
+/** What a boot needs of the formation: who this node is, and how far its making has come. */
+type Formed = Pick<Formation, 'identity' | 'markReady'>
+
 export interface Booted {
   readonly store: LogStore
   readonly slots: HardStateSlots
@@ -26,51 +29,58 @@ export interface Booted {
   readonly cut: number
 }
 
-const logName = 'raft-log'
+/** Name of the store that holds the log. */
+export const logName = 'raft-log'
 
-/** Opens everything below the core. Closes the log again when it throws. */
+/**
+ * Opens everything below the core. `durableIndex` is that of the state machine; undefined for a witness, which has no
+ * state: there everything that the log knows to be committed counts as applied. Closes the log again when it throws.
+ */
 export async function bootRaft(
   stores: MetaStores,
-  formation: Formation,
-  appliedIndex: number,
+  formation: Formed,
+  durableIndex: number | undefined,
   cacheBytes: number,
 ): Promise<Booted> {
   const kv = await stores.kv.open(logName)
   try {
-    return await boot(stores, formation, appliedIndex, cacheBytes, kv)
+    const slots = await prepare(stores, formation, kv)
+    const { store, recovered, hardState } = await openVerified(kv, slots, durableIndex, cacheBytes)
+    const { base, termRuns, lastIndex, configs, tail, cut } = recovered
+    // Entry 1 is the same on every member by construction, so it is committed from the start.
+    const commit = Math.max(recovered.commit, durableIndex ?? 0, base.index, Math.min(1, lastIndex))
+    const applied = durableIndex ?? commit
+    const start = { hardState, base, termRuns, lastIndex, configs, tail, commit, applied }
+    return { store, slots, start, cut }
   } catch (error) {
     await kv.close()
     throw error
   }
 }
 
-async function boot(
-  stores: MetaStores,
-  formation: Formation,
-  appliedIndex: number,
-  cacheBytes: number,
+/** Opens the log, settles an install that a crash interrupted, and checks log, hard state and state against each other. */
+export async function openVerified(
   kv: Kv,
-): Promise<Booted> {
-  const slots = await prepare(stores, formation, kv)
+  slots: HardStateSlots,
+  durableIndex: number | undefined,
+  cacheBytes: number,
+): Promise<{ store: LogStore; recovered: RecoveredLog; hardState: HardState }> {
   const hardState = slots.value
   if (hardState === undefined) throw lost('the term and vote of this node are gone')
   let opened = await LogStore.open(kv, cacheBytes)
   const { installing } = opened.recovered
   if (installing !== undefined) {
-    await settleInstall(opened, installing, appliedIndex)
+    // A witness takes a snapshot by noting it, so the log is all there is to bring forward.
+    await settleInstall(opened, installing, durableIndex ?? installing.index)
     opened = await LogStore.open(kv, cacheBytes)
   }
   const { store, recovered } = opened
-  check(recovered, hardState, appliedIndex)
-  const { base, termRuns, lastIndex, configs, tail, cut } = recovered
-  // Entry 1 is the same on every member by construction, so it is committed from the start.
-  const commit = Math.max(recovered.commit, appliedIndex, base.index, Math.min(1, lastIndex))
-  const start = { hardState, base, termRuns, lastIndex, configs, tail, commit, applied: appliedIndex }
-  return { store, slots, start, cut }
+  check(recovered, hardState, durableIndex ?? Math.max(recovered.base.index, recovered.commit))
+  return { store, recovered, hardState }
 }
 
 /** Creates log and hard state once, between formation and the first start; finds both ever after. */
-async function prepare(stores: MetaStores, formation: Formation, kv: Kv): Promise<HardStateSlots> {
+async function prepare(stores: MetaStores, formation: Formed, kv: Kv): Promise<HardStateSlots> {
   const { identity } = formation
   if (identity === undefined || identity.clusterId === '') throw lost('the node was not formed')
   const slots = await HardStateSlots.open(stores.files, identity)
@@ -79,11 +89,12 @@ async function prepare(stores: MetaStores, formation: Formation, kv: Kv): Promis
     if (empty) throw lost('the raft log of this node is gone')
     return slots
   }
+  const { config, joined } = identity
   if (empty) {
-    const { config } = identity
-    await LogStore.create(kv, config, { index: 1, term: 1, type: 'config', payload: encodeConfig(config) })
+    const first = { index: 1, term: 1, type: 'config', payload: encodeConfig(config) } as const
+    await LogStore.create(kv, config, joined ? undefined : first)
   }
-  if (slots.value === undefined) await slots.save({ term: 1, vote: '' })
+  if (slots.value === undefined) await slots.save({ term: joined ? 0 : 1, vote: '' })
   await formation.markReady()
   return slots
 }
@@ -124,5 +135,5 @@ function check(recovered: RecoveredLog, hard: HardState, appliedIndex: number): 
 }
 
 function lost(why: string): StoreError {
-  return new StoreError('DATA_LOST', `start raft: ${why}: remove this member and add it again with an empty directory`)
+  return new StoreError('DATA_LOST', `open raft: ${why}: remove this member and add it again with an empty directory`)
 }

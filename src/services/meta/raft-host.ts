@@ -11,27 +11,25 @@
 
 import { StoreError } from '../../model/errors.ts'
 import type { ClusterId, NodeId } from '../../model/ids.ts'
-import type { Timer } from '../../ports/clock.ts'
+import { newestVersion } from '../../model/version.ts'
 import type { Env } from '../../ports/env.ts'
 import type { Files } from '../../ports/files.ts'
 import type { KvFactory } from '../../ports/kv.ts'
 import type { NetServer } from '../../ports/net.ts'
 import type { MetaConfig } from '../../config/types.ts'
-import type { Message, SnapshotOffer } from '../../core/raft/messages.ts'
-import { Raft } from '../../core/raft/raft.ts'
-import { defaultRaftLimits, type Member, type RaftLimits, type Ready } from '../../core/raft/types.ts'
+import type { Message } from '../../core/raft/messages.ts'
+import type { Raft } from '../../core/raft/raft.ts'
+import { defaultRaftLimits, type RaftLimits, type Ready } from '../../core/raft/types.ts'
 import type { Reply } from '../../core/meta/commands.ts'
-import { raftMethods } from '../../wire/methods.ts'
 import { Formation } from './formation.ts'
-import type { LogStore } from './log-store.ts'
-import { bootRaft } from './raft-boot.ts'
-import { unknownOutcome, Waiters } from './raft-waiters.ts'
-import { Lanes } from './raft-lanes.ts'
+import { notLeader, overloaded, readExpired, tooLarge } from './raft-errors.ts'
 import { Leadership } from './raft-leadership.ts'
-import { Snapshots } from './raft-snapshots.ts'
+import { launch, type Running } from './raft-running.ts'
+import { bindRaft } from './raft-service.ts'
+import { SpaceWatch } from './raft-space.ts'
 import { statusOf } from './raft-status.ts'
-import { receiveSnapshot } from './snapshot-transfer.ts'
-import { type LinkIdentity, Transport } from './transport.ts'
+import { Ticker } from './raft-ticker.ts'
+import { unknownOutcome, Waiters } from './raft-waiters.ts'
 import type { AppliedEntry, AppliedReply, Replicator, ReplicatorStatus, StateMachine } from './types.ts'
 
 /** Where a meta node keeps what must survive: small files and its two key-value stores. */
@@ -48,61 +46,75 @@ export interface RaftReplicator extends Replicator {
   clusterId(): ClusterId | undefined
 }
 
-/** Makes the replicator of one meta node; nothing happens before `start`. `limits` overrides defaults, for tests. */
+/**
+ * Makes the replicator of one meta node; nothing happens before `start`. `machine` is undefined for a witness. `limits`
+ * and `versionMax` override what this program does, for tests.
+ */
 export function createReplicator(
   env: Env,
   stores: MetaStores,
-  machine: StateMachine,
+  machine: StateMachine | undefined,
   config: MetaConfig,
   limits: Partial<RaftLimits> = {},
+  versionMax: number = newestVersion,
 ): RaftReplicator {
-  return new RaftHost(env, stores, machine, config, { ...defaultRaftLimits, ...limits })
+  return new RaftHost(env, stores, machine, config, { ...defaultRaftLimits, ...limits }, versionMax)
 }
 
 /** Proposals that wait to be applied; beyond it, callers are told to come back. */
 const waitersMax = 32768
-
-/** What exists only while the node runs. */
-interface Running {
-  readonly core: Raft
-  readonly store: LogStore
-  readonly transport: Transport
-  readonly self: LinkIdentity
-  readonly lanes: Lanes
-  readonly snapshots: Snapshots
-}
+/** Ticks between two looks at free space, and between two signs of life to peers. */
+const housekeepingTicks = 20
 
 class RaftHost implements RaftReplicator {
   readonly #env: Env
   readonly #stores: MetaStores
-  readonly #machine: StateMachine
+  readonly #machine: StateMachine | undefined
   readonly #config: MetaConfig
   readonly #limits: RaftLimits
+  readonly #versionMax: number
   readonly #formation: Formation
   readonly #waiters = new Waiters()
   readonly #abort = new AbortController()
-  #running: Running | undefined
-  #phase: 'new' | 'running' | 'stopping' | 'stopped' = 'new'
-  #timer: Timer | undefined
-  #pumpQueued = false
-  #fatalReason: Error | undefined
+  readonly #ticker: Ticker
+  readonly #space: SpaceWatch
   readonly #leadership: Leadership
   readonly #appliedHandlers: ((index: number, results: readonly AppliedReply[]) => void)[] = []
   readonly #fatalHandlers: ((reason: Error) => void)[] = []
+  #running: Running | undefined
+  #phase: 'new' | 'running' | 'stopping' | 'stopped' = 'new'
+  #pumpQueued = false
+  #fatalReason: Error | undefined
+  #version = 1
+  #ticks = 0
 
-  constructor(env: Env, stores: MetaStores, machine: StateMachine, config: MetaConfig, limits: RaftLimits) {
+  constructor(
+    env: Env,
+    stores: MetaStores,
+    machine: StateMachine | undefined,
+    config: MetaConfig,
+    limits: RaftLimits,
+    versionMax: number,
+  ) {
     this.#env = env
     this.#stores = stores
     this.#machine = machine
     this.#config = config
     this.#limits = limits
-    this.#formation = new Formation(env, stores.files, config)
+    this.#versionMax = versionMax
+    this.#formation = new Formation(env, stores.files, config, versionMax)
     this.#leadership = new Leadership(env.log)
+    this.#space = new SpaceWatch(stores.files, env.log, config.reserveBytes)
+    this.#ticker = new Ticker(env.clock, env.metrics, config.raft.tickMs, () => this.#tick())
   }
 
   clusterId(): ClusterId | undefined {
     const id = this.#formation.identity?.clusterId
     return id === '' ? undefined : id
+  }
+
+  clusterIncarnation(): number {
+    return this.#formation.identity?.clusterIncarnation ?? 1
   }
 
   onLeadership(handler: (term: number | undefined) => void): void {
@@ -118,24 +130,12 @@ class RaftHost implements RaftReplicator {
   }
 
   bind(server: NetServer): void {
-    server.unary(raftMethods.hello, async () => this.#formation.onHello(this.#running?.core.config.config.members))
-    server.unary(raftMethods.form, (request) => this.#formation.onForm(request))
-    server.stream(raftMethods.messages, (stream) => {
-      if (this.#running === undefined) stream.destroy(this.#notRunning())
-      else this.#running.transport.accept(stream)
-    })
-    server.stream(raftMethods.snapshot, (stream) => {
-      const running = this.#running
-      if (running === undefined) {
-        stream.destroy(this.#notRunning())
-        return
-      }
-      const receiver = {
-        self: running.self,
-        incarnationOf: (id: NodeId) => this.#member(id)?.incarnation,
-        install: (offer: SnapshotOffer, pieces: AsyncIterable<Uint8Array>) => running.snapshots.install(offer, pieces),
-      }
-      receiveSnapshot(this.#env, receiver, stream, this.#abort.signal)
+    bindRaft(server, {
+      env: this.#env,
+      formation: this.#formation,
+      signal: this.#abort.signal,
+      running: () => this.#running,
+      notRunning: () => this.#notRunning(),
     })
   }
 
@@ -146,81 +146,64 @@ class RaftHost implements RaftReplicator {
 
   async start(): Promise<void> {
     const loaded = await this.#formation.load()
-    const identity = loaded.clusterId === '' ? await this.#formation.form() : loaded
+    if (loaded.clusterId === '') await this.#formation.form()
+    await this.#space.look()
     if (this.#phase !== 'new') throw new StoreError('SHUTTING_DOWN', 'start raft: the node is stopping')
-    const applied = this.#machine.appliedIndex()
-    const { store, slots, start, cut } = await bootRaft(this.#stores, this.#formation, applied, this.#limits.cacheBytes)
-    if (this.#phase !== 'new') {
-      await store.close()
-      throw new StoreError('SHUTTING_DOWN', 'start raft: the node is stopping')
-    }
-    if (cut > 0) this.#env.log.warn('cut a torn tail off the raft log', { entries: cut, last: start.lastIndex })
-    const { electionTicks, electionSpreadTicks, heartbeatTicks, leaseReads } = this.#config.raft
-    const seed = Math.floor(this.#env.entropy.unit() * 0x1_0000_0000)
-    const times = { electionTicks, electionSpreadTicks, heartbeatTicks, leaseReads }
-    const core = new Raft({ ...start, ...times, id: this.#config.id, limits: this.#limits, seed, clusterVersion: 1 })
-    const self = { node: identity.node, incarnation: identity.incarnation, clusterId: identity.clusterId }
-    const transport = new Transport(this.#env, self, {
-      incarnationOf: (id) => this.#member(id)?.incarnation,
-      addressesOf: (id) => this.#addressesOf(id),
-      onMessages: (messages) => this.#receive(messages),
-      onUnreachable: (id) => this.#core((raft) => raft.unreachable(id)),
-    })
-    const shared = {
+    const running = await launch({
       env: this.#env,
+      stores: this.#stores,
       machine: this.#machine,
-      core,
-      store,
-      use: (step: (raft: Raft) => void) => this.#core(step),
-      pump: () => this.#pump(),
-      failed: () => this.#fatalReason !== undefined || this.#phase === 'stopped',
-      fatal: (error: unknown) => this.#fatal(error),
-    }
-    const lanes = new Lanes({
-      ...shared,
-      slots,
-      transport,
+      config: this.#config,
       limits: this.#limits,
-      tickMs: this.#config.raft.tickMs,
-      installing: () => snapshots.installing,
+      formation: this.#formation,
+      version: () => this.#version,
+      signal: this.#abort.signal,
+      news: () => ({ versionMax: this.#versionMax, lowSpace: this.#space.low }),
+      notLeader: () => this.#notLeader(),
+      use: (step) => this.#core(step),
+      pump: () => this.#pump(),
+      receive: (messages) => this.#receive(messages),
       applied: (entries, results) => this.#applied(entries, results),
       // What was started before a stop still ends in order.
       failed: () => this.#fatalReason !== undefined,
+      stopped: () => this.#fatalReason !== undefined || this.#phase === 'stopped',
+      fatal: (error) => this.#fatal(error),
     })
-    const snapshots = new Snapshots({
-      ...shared,
-      self,
-      signal: this.#abort.signal,
-      addressOf: (id) => this.#addressesOf(id)[0] ?? '',
-      onMachine: (task) => lanes.onMachine(task),
-      progress: () => lanes.progress(),
-    })
-    this.#running = { core, store, transport, self, lanes, snapshots }
+    if (this.#phase !== 'new') {
+      await running.store.close()
+      throw new StoreError('SHUTTING_DOWN', 'start raft: the node is stopping')
+    }
+    this.#running = running
     this.#phase = 'running'
-    this.#env.log.info('raft started', { term: core.view.term, last: core.view.lastIndex, applied })
+    const { core } = running
+    const { term, lastIndex: last, applied } = core.view
+    this.#env.log.info('raft started', { term, last, applied })
+    core.setVersion(this.#version)
     if (core.config.config.members.length === 1) core.campaign()
-    this.#armTimer()
+    this.#ticker.start()
+    running.transport.keep(running.others())
     this.#pump()
   }
 
-  #member(id: NodeId): Member | undefined {
-    return this.#running?.core.config.config.members.find((member) => member.id === id)
-  }
-
-  /** The configured address of a peer first: it is the one the operator gave for traffic between meta nodes. */
-  #addressesOf(id: NodeId): readonly string[] {
-    const configured = this.#config.peers.filter((peer) => peer.id === id).map((peer) => peer.address)
-    return [...new Set([...configured, ...(this.#member(id)?.addresses ?? [])])]
-  }
-
-  /** One tick a timer firing: after a pause of the process, what arrived meanwhile is heard before any timeout. */
-  #armTimer(): void {
-    this.#timer = this.#env.clock.after(this.#config.raft.tickMs, () => {
-      if (this.#phase !== 'running' && this.#phase !== 'stopping') return
-      this.#armTimer()
-      this.#core((raft) => raft.tick())
-      this.#running?.lanes.tick()
+  #tick(): void {
+    const running = this.#running
+    if (running === undefined || (this.#phase !== 'running' && this.#phase !== 'stopping')) return
+    this.#core((raft) => {
+      raft.clock(this.#nowTicks())
+      raft.tick()
     })
+    running.lanes.tick()
+    running.members.tick()
+    running.contact.tick()
+    this.#waiters.tick(readExpired)
+    if (++this.#ticks % housekeepingTicks !== 0) return
+    running.transport.keep(running.others())
+    running.lanes.run(() => this.#space.look())
+  }
+
+  /** The clock as leases of reads measure it. */
+  #nowTicks(): number {
+    return this.#env.clock.monotonicMs() / this.#config.raft.tickMs
   }
 
   /** Runs `use` on the core and then carries out what it asks for. A broken invariant is fatal. */
@@ -261,7 +244,12 @@ class RaftHost implements RaftReplicator {
       for (let ready = running.core.ready(); ready !== undefined; ready = running.core.ready()) {
         this.#carryOut(running, ready)
       }
-      this.#noticeRole(running.core)
+      running.members.notice()
+      // Fails those who wait when leadership is lost, then tells the handlers.
+      this.#leadership.notice(running.core.view, () => {
+        this.#waiters.failProposals(unknownOutcome)
+        running.members.lost()
+      })
       this.#waiters.serveReads(running.core.view.applied)
       running.transport.flush()
     } catch (error) {
@@ -284,25 +272,33 @@ class RaftHost implements RaftReplicator {
     for (const handler of this.#appliedHandlers) handler(last, results)
   }
 
+  #serving(): Running | undefined {
+    return this.#phase === 'running' && this.#fatalReason === undefined ? this.#running : undefined
+  }
+
   propose(payload: Uint8Array): Promise<Reply> {
-    const running = this.#running
-    if (this.#phase !== 'running' || running === undefined || this.#fatalReason !== undefined) {
-      return Promise.reject(this.#notServing())
-    }
+    const running = this.#serving()
+    if (running === undefined) return Promise.reject(this.#notServing())
     if (this.#waiters.size >= waitersMax) return Promise.reject(overloaded())
     const result = running.core.propose(payload)
-    if (!result.ok) return Promise.reject(result.reason === 'overloaded' ? overloaded() : this.#notLeader())
-    const answer = this.#waiters.proposal(result.term, result.index)
-    this.#schedule()
-    return answer
+    if (result.ok) {
+      const answer = this.#waiters.proposal(result.term, result.index)
+      this.#schedule()
+      return answer
+    }
+    if (result.reason === 'overloaded') return Promise.reject(overloaded())
+    if (result.reason === 'too-large') return Promise.reject(tooLarge(payload.length, this.#limits.entryBytes))
+    return Promise.reject(this.#notLeader())
   }
 
   barrier(): Promise<void> {
-    const running = this.#running
-    if (this.#phase !== 'running' || running === undefined || this.#fatalReason !== undefined) {
-      return Promise.reject(this.#notServing())
-    }
-    return this.#waiters.read((token) => {
+    const running = this.#serving()
+    if (running === undefined) return Promise.reject(this.#notServing())
+    // A witness has nothing to read.
+    if (this.#config.witness) return Promise.reject(this.#notLeader())
+    const { electionTicks, electionSpreadTicks } = this.#config.raft
+    return this.#waiters.read(2 * (electionTicks + electionSpreadTicks), (token) => {
+      running.core.clock(this.#nowTicks())
       const result = running.core.readIndex(token)
       if (result === 'overloaded') throw overloaded()
       if (result === 'not-leader') throw this.#notLeader()
@@ -310,28 +306,31 @@ class RaftHost implements RaftReplicator {
     })
   }
 
-  async addMember(id: NodeId): Promise<boolean> {
-    throw new StoreError('UNAVAILABLE', `add meta node ${id}: not built yet`, { outcome: 'definite' })
+  async addMember(id: NodeId, address: string): Promise<boolean> {
+    return await this.#mustServe().members.add(id, address)
   }
 
   async removeMember(id: NodeId): Promise<void> {
-    throw new StoreError('UNAVAILABLE', `remove meta node ${id}: not built yet`, { outcome: 'definite' })
+    await this.#mustServe().members.remove(id)
   }
 
-  async transfer(): Promise<NodeId> {
-    throw new StoreError('UNAVAILABLE', 'hand leadership over: not built yet', { outcome: 'definite' })
+  async transfer(to: NodeId | undefined): Promise<NodeId> {
+    return await this.#mustServe().members.transfer(to)
   }
 
-  clusterIncarnation(): number {
-    return 1
+  #mustServe(): Running {
+    const running = this.#serving()
+    if (running === undefined) throw this.#notServing()
+    return running
   }
 
   setVersion(version: number): void {
-    this.#running?.core.setVersion(version)
+    this.#version = Math.max(this.#version, version)
+    this.#core((raft) => raft.setVersion(this.#version))
   }
 
   lowSpace(): boolean {
-    return false
+    return this.#space.low
   }
 
   #notServing(): StoreError {
@@ -342,18 +341,8 @@ class RaftHost implements RaftReplicator {
   }
 
   #notLeader(): StoreError {
-    const leader = this.status().leaderAddresses
-    const view = this.#running?.core.view
-    const handing = view?.role === 'leader'
-    const where = handing || leader.length === 0 ? 'no leader is known yet: try again' : `ask ${leader[0]}`
-    return new StoreError('NOT_LEADER', `meta node ${this.#config.id} does not lead: ${where}`, {
-      details: { leader: handing ? [] : leader },
-    })
-  }
-
-  /** Fails those who wait when leadership is lost, then tells the handlers. */
-  #noticeRole(core: Raft): void {
-    this.#leadership.notice(core.view, () => this.#waiters.failAll(unknownOutcome, () => this.#notLeader()))
+    const handing = this.#running?.core.view.role === 'leader'
+    return notLeader(this.#config, handing ? [] : this.status().leaderAddresses)
   }
 
   status(): ReplicatorStatus {
@@ -363,7 +352,15 @@ class RaftHost implements RaftReplicator {
       const nothing = { term: 0, commit: 0, applied: 0, leader: undefined, leaderAddresses: [], peers: [] }
       return { ...nothing, id, role: 'follower', solo: false, diverged: [] }
     }
-    return statusOf(running.core, this.#config, (peer) => running.transport.reachable(peer))
+    const { core, transport, digests } = running
+    return statusOf({
+      core,
+      config: this.#config,
+      own: { versionMax: this.#versionMax, lowSpace: this.#space.low },
+      reachable: (peer) => transport.reachable(peer),
+      newsOf: (peer) => transport.newsOf(peer),
+      diverged: digests.diverged(running.fullMembers()),
+    })
   }
 
   /** The node cannot go on. Returns the reason, so that callers can throw it. */
@@ -372,10 +369,11 @@ class RaftHost implements RaftReplicator {
     if (this.#fatalReason !== undefined || this.#phase === 'stopped') return reason
     this.#fatalReason = reason
     this.#env.log.error('raft cannot go on', { reason: reason.message })
-    this.#timer?.cancel()
+    this.#ticker.stop()
     this.#abort.abort()
     this.#running?.transport.stop()
     this.#waiters.failAll(unknownOutcome, () => this.#notServing())
+    this.#running?.members.lost()
     this.#leadership.withdraw()
     for (const handler of this.#fatalHandlers) handler(reason)
     return reason
@@ -390,42 +388,15 @@ class RaftHost implements RaftReplicator {
       this.#phase = 'stopped'
       return
     }
-    if (this.#fatalReason === undefined) await this.#handOver(running.core)
+    if (this.#fatalReason === undefined) await running.members.handOver()
     this.#phase = 'stopped'
-    this.#timer?.cancel()
+    this.#ticker.stop()
     this.#abort.abort()
     running.transport.stop()
+    running.members.lost()
     this.#leadership.withdraw()
     this.#waiters.failAll(unknownOutcome, () => this.#notServing())
     await running.lanes.drain()
     await running.store.close()
   }
-
-  /** Gives leadership to the member that has most, and waits (bounded) until another one leads. */
-  async #handOver(core: Raft): Promise<void> {
-    const { id, raft } = this.#config
-    const others = core.config.config.members.map((member) => member.id).filter((other) => other !== id)
-    const [best] = others.toSorted((a, b) => core.matchOf(b) - core.matchOf(a))
-    if (best === undefined || core.view.role !== 'leader') return
-    this.#core((machine) => machine.transfer(best))
-    await new Promise<void>((resolve) => {
-      const timer = this.#env.clock.after(raft.tickMs * raft.electionTicks, () => finish())
-      const finish = (): void => {
-        timer.cancel()
-        this.#leadership.unwatch(wake)
-        resolve()
-      }
-      const wake = (): void => {
-        const { role, leader } = core.view
-        if ((role !== 'leader' && leader !== '') || this.#fatalReason !== undefined) finish()
-      }
-      this.#leadership.watch(wake)
-    })
-  }
-}
-
-function overloaded(): StoreError {
-  return new StoreError('OVERLOADED', 'replicate a command: too many are waiting: try again shortly', {
-    details: { retryAfterMs: 100 },
-  })
 }

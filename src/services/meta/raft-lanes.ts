@@ -2,8 +2,8 @@
  * The lanes that carry out what the Raft core asks for: one append task at a time (what comes meanwhile gathers for the
  * next: group commit), one user of the state machine at a time, reads of old entries, compaction, the idle watermark.
  *
- * Invariants: the hard-state slot is synced before the log's batch, the log's batch before `appendDone`; entries are
- * applied in order, each once; a failed write is fatal and nothing is written after it.
+ * Invariants: the hard-state slot is synced before the log's batch and before `appendDone`, a batch with entries before
+ * `appendDone`; entries are applied in order, each once; a failed write is fatal and nothing is written after it.
  */
 
 import { emptyBytes } from '../../base/bytes.ts'
@@ -13,6 +13,7 @@ import type { Raft } from '../../core/raft/raft.ts'
 import type { AppendTask, ApplyTask, Entry, FetchTask, RaftLimits, Ready } from '../../core/raft/types.ts'
 import type { HardStateSlots } from './hard-state.ts'
 import type { LogStore } from './log-store.ts'
+import { checkpointEnd, checkpointEntries } from './raft-digests.ts'
 import type { Transport } from './transport.ts'
 import type { AppliedEntry, AppliedReply, StateMachine } from './types.ts'
 
@@ -31,6 +32,8 @@ export interface LaneHost {
   readonly tickMs: number
   /** True while a snapshot is being installed: nothing is compacted then. */
   installing(): boolean
+  /** The state is that of checkpoint `index`, with this digest. */
+  checkpoint(index: number, digest: number): void
   /** Called after every applied group, in order. */
   applied(entries: readonly AppliedEntry[], results: readonly AppliedReply[]): void
   /** Uses the core, then carries out what it asks for. */
@@ -99,12 +102,18 @@ export class Lanes {
     }
     this.run(async () => {
       const { slots, store } = this.#host
+      const { hardState, entries, truncateFrom, commit } = task
       // The slot first: when the two copies differ after a crash, the newer vote must be the one that was acted upon.
-      if (task.hardState !== undefined) await slots.save(task.hardState)
-      await store.append(task.truncateFrom, task.entries, task.hardState, task.commit)
-      if (this.#host.failed()) return
-      this.#appended(task)
-      this.#host.pump()
+      if (hardState !== undefined) await slots.save(hardState)
+      const voteAlone = entries.length === 0 && truncateFrom === undefined && hardState !== undefined
+      // The slot alone makes a vote durable: an election need not wait for the second copy.
+      const written = voteAlone ? store.note(hardState, commit) : store.append(truncateFrom, entries, hardState, commit)
+      if (!voteAlone) await written
+      if (!this.#host.failed()) {
+        this.#appended(task)
+        this.#host.pump()
+      }
+      await written
     })
   }
 
@@ -119,13 +128,16 @@ export class Lanes {
     if (core.view.applied >= task.last || this.#host.failed()) return
     let next = task.first
     while (next <= task.last) {
-      const group = task.entries ?? (await store.read(next, task.last, limits.applyBytes))
-      const entries = group.map(toApplied)
+      // Groups end at checkpoints, where the digest of the state is looked at.
+      const end = checkpointEnd(next, task.last)
+      const group = task.entries?.slice(next - task.first, end + 1 - task.first)
+      const entries = (group ?? (await store.read(next, end, limits.applyBytes))).map(toApplied)
       const last = entries.at(-1)?.index
       if (last === undefined) throw new StoreError('DATA_LOST', `apply: entry ${next} is not in the raft log`)
       const results = await machine.apply(entries)
       next = last + 1
       if (this.#host.failed()) return
+      if (last % checkpointEntries === 0) this.#host.checkpoint(last, machine.digest())
       if (next > task.last) core.applyDone(task.last)
       this.#host.applied(entries, results)
     }
@@ -148,9 +160,10 @@ export class Lanes {
 
   /** Drops the prefix that is applied, when there is a lot of it; keeps a margin, and what slow followers still need. */
   #compactIfLarge(): void {
-    const { core, store, limits } = this.#host
+    const { core, store, limits, machine } = this.#host
     const { compactEntries, compactBytes, trailingEntries } = limits
-    const { applied } = core.view
+    // What the state would have to replay after a crash stays.
+    const applied = Math.min(core.view.applied, machine.durableIndex())
     const kept = applied - core.log.baseIndex
     const over = Math.max(kept / compactEntries, store.bytes / compactBytes)
     if (this.#compacting || this.#host.installing() || over <= 1) return
@@ -170,6 +183,8 @@ export class Lanes {
 
   /** When nothing was appended for a while, the watermark catches up with the log, so that its end is covered too. */
   tick(): void {
+    // The state may have become durable since the last group.
+    this.#compactIfLarge()
     if (!this.#host.store.watermarkBehind || ++this.#idleTicks < idleTicks) return
     this.#idleTicks = 0
     this.run(() => this.#closeWatermark())

@@ -16,8 +16,8 @@ import type { Raft } from '../../core/raft/raft.ts'
 import type { SnapshotMark } from '../../core/raft/types.ts'
 import type { LogStore } from './log-store.ts'
 import { sendSnapshot } from './snapshot-transfer.ts'
-import type { LinkIdentity } from './transport.ts'
-import type { StateMachine } from './types.ts'
+import type { LinkIdentity } from './link-identity.ts'
+import type { StateImage, StateMachine } from './types.ts'
 
 /** What snapshots need of the replicator. */
 export interface SnapshotHost {
@@ -39,9 +39,13 @@ export interface SnapshotHost {
   progress(): Promise<void>
   /** True when the node cannot go on or is stopping. */
   failed(): boolean
+  /** The state machine holds another state now. */
+  replaced(): void
   /** Ends the node; returns the reason. */
   fatal(error: unknown): Error
 }
+
+async function* noPieces(): AsyncGenerator<Uint8Array> {}
 
 export class Snapshots {
   readonly #host: SnapshotHost
@@ -57,12 +61,8 @@ export class Snapshots {
 
   /** Streams the current state to `to` and tells the core how that went. */
   async send(to: NodeId, term: number): Promise<void> {
-    const { env, machine, core, self, signal } = this.#host
-    let image: ReturnType<StateMachine['snapshot']> | undefined
-    await this.#host.onMachine(async () => {
-      image = machine.snapshot()
-    })
-    if (image === undefined) return
+    const { env, core, self, signal } = this.#host
+    const image = await this.#imageFor(to)
     const { index, pieces } = image
     const config = core.log.configAt(index)
     const offer: SnapshotOffer = {
@@ -79,13 +79,29 @@ export class Snapshots {
     env.log.info('sending a snapshot', { to, index })
     let installed = false
     try {
-      await sendSnapshot(env, self, this.#host.addressOf(to), offer, pieces, signal)
+      const head = { ...self, configIndex: core.config.index }
+      await sendSnapshot(env, head, this.#host.addressOf(to), offer, pieces, signal)
       installed = true
       env.log.info('snapshot sent', { to, index })
     } catch (error) {
       env.log.warn('snapshot was not installed', { to, index, reason: asStoreError(error, 'snapshot').message })
     }
     this.#host.use((raft) => raft.snapshotSent(to, installed, index))
+  }
+
+  /** The state as of now; for a witness the mark alone. */
+  async #imageFor(to: NodeId): Promise<StateImage> {
+    const { core, machine } = this.#host
+    const member = core.config.config.members.find((item) => item.id === to)
+    let image: StateImage | undefined
+    await this.#host.onMachine(async () => {
+      const index = machine.appliedIndex()
+      const witness = member?.role === 'witness' || member?.role === 'leaving-witness'
+      if (witness) image = { index, term: core.log.term(index) ?? 0, pieces: noPieces() }
+      else image = await machine.snapshot()
+    })
+    if (image === undefined) throw new StoreError('INTERNAL', 'take a snapshot: the state machine gave none')
+    return image
   }
 
   /** Receives and installs a snapshot. Rejects, with the old state in place, when it cannot. */
@@ -122,6 +138,7 @@ export class Snapshots {
       throw error
     }
     try {
+      this.#host.replaced()
       await store.finishInstall(mark, core.keepsSuffix(mark))
       core.snapshotInstalled(mark, offer)
     } catch (error) {

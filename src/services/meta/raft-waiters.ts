@@ -2,7 +2,8 @@
  * Callers that wait: for their proposal to be applied, or for a linearizable read to be safe.
  *
  * Invariants: every waiter is settled exactly once; a proposal succeeds only when its own (term, index) was applied;
- * when leadership is lost its outcome is unknown, never "failed". Both tables are bounded by the core's limits.
+ * when leadership is lost its outcome is unknown, never "failed"; a read is given up after a while, because a follower's
+ * leader may be gone. Both tables are bounded by the core's limits.
  */
 
 import { StoreError } from '../../model/errors.ts'
@@ -18,6 +19,8 @@ interface Proposal {
 interface Read {
   readonly resolve: () => void
   readonly reject: (error: StoreError) => void
+  /** Tick at which it is given up. */
+  readonly expires: number
 }
 
 export class Waiters {
@@ -26,6 +29,7 @@ export class Waiters {
   /** Reads whose index is confirmed, in the order of their indexes. */
   #confirmed: { readonly index: number; readonly read: Read }[] = []
   #tokens = 0
+  #ticks = 0
 
   get size(): number {
     return this.#proposals.size
@@ -38,11 +42,11 @@ export class Waiters {
     })
   }
 
-  /** A new read; `begin` gets its token and throws when the core refuses it. */
-  read(begin: (token: number) => void): Promise<void> {
+  /** A new read, for at most `ticks`; `begin` gets its token and throws when the core refuses it. */
+  read(ticks: number, begin: (token: number) => void): Promise<void> {
     const token = ++this.#tokens
     return new Promise((resolve, reject) => {
-      this.#reads.set(token, { resolve, reject })
+      this.#reads.set(token, { resolve, reject, expires: this.#ticks + ticks })
       try {
         begin(token)
       } catch (error) {
@@ -64,6 +68,21 @@ export class Waiters {
   dropRead(token: number, error: StoreError): void {
     this.#reads.get(token)?.reject(error)
     this.#reads.delete(token)
+  }
+
+  /** Gives up reads whose time is over. */
+  tick(expired: () => StoreError): void {
+    this.#ticks++
+    // Reads are in the order in which they came, and all wait equally long.
+    for (const [token, read] of this.#reads) {
+      if (read.expires > this.#ticks) break
+      this.#reads.delete(token)
+      read.reject(expired())
+    }
+    const late = this.#confirmed.filter(({ read }) => read.expires <= this.#ticks)
+    if (late.length === 0) return
+    this.#confirmed = this.#confirmed.filter(({ read }) => read.expires > this.#ticks)
+    for (const { read } of late) read.reject(expired())
   }
 
   /** Entries were applied: answers their proposers, and the reads that waited for them. */
@@ -89,14 +108,19 @@ export class Waiters {
     this.#confirmed.splice(0, served)
   }
 
-  /** Leadership is lost, or the node stops: nobody is left waiting. */
-  failAll(proposalError: () => StoreError, readError: () => StoreError): void {
+  /** Leadership is lost: what was proposed may still take effect. The core gives up reads by itself. */
+  failProposals(error: () => StoreError): void {
     const proposals = [...this.#proposals.values()]
-    const reads = [...this.#reads.values(), ...this.#confirmed.map((item) => item.read)]
     this.#proposals.clear()
+    for (const proposal of proposals) proposal.reject(error())
+  }
+
+  /** The node stops: nobody is left waiting. */
+  failAll(proposalError: () => StoreError, readError: () => StoreError): void {
+    const reads = [...this.#reads.values(), ...this.#confirmed.map((item) => item.read)]
     this.#reads.clear()
     this.#confirmed = []
-    for (const proposal of proposals) proposal.reject(proposalError())
+    this.failProposals(proposalError)
     for (const read of reads) read.reject(readError())
   }
 }

@@ -18,7 +18,7 @@ import { type ReplicaState, replicaStates } from '../../model/words.ts'
 import { hexId, safeCounter } from '../../wire/checks.ts'
 import type { holdfast } from '../../wire/messages.ts'
 import { bucketNotFound } from './suggest.ts'
-import type { MetaQueries, MetaSnapshot } from './queries.ts'
+import type { MetaPoints, MetaQueries, MetaSnapshot } from './queries.ts'
 import { chunkId } from './requests.ts'
 
 /** What reads need to know of disks now; the controllers know it. */
@@ -27,6 +27,15 @@ export interface DiskView {
   replicaState(disk: DiskNumber, stored: StoredReplicaState): ReplicaState
 }
 
+/** The state as applied. */
+export interface ReadView {
+  /** For what must fit together: the object, its manifest, the page. */
+  readonly points: MetaPoints
+  readonly queries: MetaQueries
+}
+
+/** Chunk records that are read at once; more are waited for, so that nobody else waits. */
+const chunksAtOnce = 16
 /** Objects read at once while a list folds prefixes. */
 const foldingBatch = 128
 
@@ -42,12 +51,6 @@ export async function listBuckets(view: MetaQueries): Promise<holdfast.v1.ListBu
   }
 }
 
-async function mustBucketNumber(view: MetaQueries, name: string): Promise<number> {
-  checkBucketName(name)
-  const bucket = await view.bucket(name)
-  if (bucket === undefined) throw await bucketNotFound(view, name)
-  return bucket.number
-}
 
 function toEntry(key: string, record: ObjectRecord): holdfast.v1.ObjectEntry.$Properties {
   return {
@@ -63,52 +66,56 @@ function toEntry(key: string, record: ObjectRecord): holdfast.v1.ObjectEntry.$Pr
 
 /** An object's record, and its first manifest page when wanted. */
 export async function openObject(
-  view: MetaQueries,
+  view: ReadView,
   disks: DiskView,
   request: holdfast.v1.OpenObjectRequest,
 ): Promise<holdfast.v1.OpenObjectReply.$Properties> {
-  const { bucket, key } = request
-  const number = await mustBucketNumber(view, bucket)
+  const { bucket: name, key } = request
+  const { points } = view
+  checkBucketName(name)
+  const bucket = points.bucket(name)
+  if (bucket === undefined) throw await bucketNotFound(view.queries, name)
   checkKey(key)
-  const record = await view.object(number, key)
+  const record = points.object(bucket.number, key)
   if (record === undefined) {
-    throw new StoreError('NOT_FOUND', `object ${quote(`${bucket}/${key}`)} does not exist: check the name`)
+    throw new StoreError('NOT_FOUND', `object ${quote(`${name}/${key}`)} does not exist: check the name`)
   }
-  const metadata = Object.fromEntries(record.metadata.map(({ name, value }) => [name, value]))
-  const object = { ...toEntry(key, record), bucket, metadata }
-  const manifest = await view.manifest(record.manifest)
+  const metadata = Object.fromEntries(record.metadata.map((pair) => [pair.name, pair.value]))
+  const object = { ...toEntry(key, record), bucket: name, metadata }
+  const manifest = points.manifest(record.manifest)
   if (manifest === undefined) throw new StoreError('INTERNAL', `manifest ${record.manifest} of an object is unknown`)
-  const page = request.withChunks && manifest.pages > 0 ? await view.page(record.manifest, 0) : []
+  const page = request.withChunks && manifest.pages > 0 ? points.page(record.manifest, 0) : []
   const first = await toPage(view, disks, page ?? [])
   return { object, manifest: record.manifest, pages: manifest.pages, first }
 }
 
 /** A further page of an object that was opened. */
 export async function manifestPage(
-  view: MetaQueries,
+  view: ReadView,
   disks: DiskView,
   request: holdfast.v1.ManifestPageRequest,
 ): Promise<holdfast.v1.ManifestPageReply.$Properties> {
   const id = hexId(request.manifest, 'manifest')
   const number = safeCounter(request.page, 'page', 0xffff_ffff)
-  const manifest = await view.manifest(id)
+  const manifest = view.points.manifest(id)
   const gone = (): StoreError =>
     new StoreError('CHANGED', `manifest ${id} is gone: the object was replaced or removed; open it again`)
   if (manifest === undefined) throw gone()
   if (number >= manifest.pages) {
     throw new StoreError('INVALID_ARGUMENT', `manifest ${id} has ${manifest.pages} pages: page ${number} is too high`)
   }
-  const page = await view.page(id, number)
+  const page = view.points.page(id, number)
   if (page === undefined) throw gone()
   return toPage(view, disks, page)
 }
 
 async function toPage(
-  view: MetaQueries,
+  view: ReadView,
   disks: DiskView,
   page: readonly PageChunk[],
 ): Promise<holdfast.v1.ManifestPageReply.$Properties> {
-  const records = await view.chunks(page.map((chunk) => chunk.id))
+  const ids = page.map((chunk) => chunk.id)
+  const records = ids.length <= chunksAtOnce ? ids.map((id) => view.points.chunk(id)) : await view.queries.chunks(ids)
   const chunks: holdfast.v1.ChunkRef.$Properties[] = []
   const named = new Set<DiskNumber>()
   for (const [i, { id, length, root }] of page.entries()) {
@@ -138,12 +145,12 @@ function toReplicas(disks: DiskView, record: ChunkRecord): ShownReplica[] {
 
 /** One chunk with all its replicas. */
 export async function statChunk(
-  view: MetaQueries,
+  view: ReadView,
   disks: DiskView,
   request: holdfast.v1.ChunkIdRequest,
 ): Promise<holdfast.v1.StatChunkReply.$Properties> {
   const id: ChunkId = chunkId(request.id, 'id')
-  const record = await view.chunk(id)
+  const record = view.points.chunk(id)
   if (record === undefined || (record.references === 0 && !record.pinned)) {
     throw new StoreError('NOT_FOUND', `chunk ${formatChunkId(id)} does not exist: check the id`)
   }
@@ -162,7 +169,9 @@ export async function listObjects(
   view: MetaSnapshot,
   request: holdfast.v1.ListObjectsRequest,
 ): Promise<holdfast.v1.ListObjectsReply.$Properties> {
-  const bucket = await mustBucketNumber(view, request.bucket)
+  checkBucketName(request.bucket)
+  const bucket = await view.bucket(request.bucket)
+  if (bucket === undefined) throw await bucketNotFound(view, request.bucket)
   for (const [field, value] of Object.entries({ prefix: request.prefix, after: request.after })) {
     if (utf8(value).length > keyBytesMax) {
       throw new StoreError('INVALID_ARGUMENT', `field ${field} is too long: use at most ${keyBytesMax} bytes`)
@@ -173,7 +182,7 @@ export async function listObjects(
   }
   const wanted = safeCounter(request.limit, 'limit', limits.listPageMax)
   const limit = wanted === 0 ? limits.listPageMax : wanted
-  const walk = new ListWalk(view, bucket, request.prefix, request.delimiter)
+  const walk = new ListWalk(view, bucket.number, request.prefix, request.delimiter)
   const entries = await walk.take(startKey(request), limit + 1)
   const applied = await view.applied()
   const more = entries.length > limit

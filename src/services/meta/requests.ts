@@ -8,6 +8,7 @@
 import { fromHex, utf8 } from '../../base/bytes.ts'
 import type { Command, CommittedChunk, Operation } from '../../core/meta/commands.ts'
 import { manifestPagesMax } from '../../core/meta/manifests.ts'
+import { sessionTtlMs } from '../../core/meta/sessions.ts'
 import { StoreError } from '../../model/errors.ts'
 import { limits } from '../../model/limits.ts'
 import { checkBucketName, checkKey } from '../../model/names.ts'
@@ -67,6 +68,26 @@ export function toRenewLease(request: holdfast.v1.RenewLeaseRequest, nowMs: numb
 
 export function toExpireLease(request: holdfast.v1.ReleaseLeaseRequest, nowMs: number): Of<'expireLease'> {
   return { kind: 'expireLease', nowMs, id: chunkId(request.id, 'id') }
+}
+
+export function toOpenSession(request: holdfast.v1.OpenSessionRequest, nowMs: number): Of<'openSession'> {
+  return { kind: 'openSession', nowMs, session: hexId(request.session, 'session'), ttlMs: sessionTtlMs }
+}
+
+export function toKeepSession(request: holdfast.v1.SessionIdRequest, nowMs: number): Of<'keepSession'> {
+  return { kind: 'keepSession', nowMs, session: hexId(request.session, 'session') }
+}
+
+export function toCloseSession(request: holdfast.v1.SessionIdRequest, nowMs: number): Of<'closeSession'> {
+  return { kind: 'closeSession', nowMs, session: hexId(request.session, 'session') }
+}
+
+/** `bucket` empty: the cluster. */
+export function toSetQuota(request: holdfast.v1.SetQuotaRequest, nowMs: number): Of<'setQuota'> {
+  const { bucket } = request
+  if (bucket !== '') checkBucketName(bucket)
+  const bytesMax = safeCounter(request.bytesMax, 'bytes_max')
+  return { kind: 'setQuota', nowMs, bucket, bytesMax, objectsMax: safeCounter(request.objectsMax, 'objects_max') }
 }
 
 export function toUnpinChunk(request: holdfast.v1.ChunkIdRequest, nowMs: number): Of<'unpinChunk'> {

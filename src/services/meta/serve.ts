@@ -11,6 +11,7 @@ import type { Env } from '../../ports/env.ts'
 import type { holdfast } from '../../wire/messages.ts'
 import { metaMethods, type SessionCall } from '../../wire/methods.ts'
 import type { MetaCalls } from './handlers.ts'
+import { type Ticket, ticketOf } from './propose.ts'
 
 /** Calls in flight over all clients: about 100 MB if all were the largest commit. */
 const callsMax = 4_096
@@ -170,8 +171,8 @@ async function answer(request: holdfast.v1.MetaRequest, calls: MetaCalls, gate: 
     throw new StoreError('INVALID_ARGUMENT', 'a session request without a known call: use proto/holdfast/v1/meta.proto')
   }
   const body = request[name]
-  const call = calls[name] as (body: unknown) => Promise<unknown>
-  const done = await gate.run(name, () => call(body))
+  const call = calls[name] as (body: unknown, ticket?: Ticket) => Promise<unknown>
+  const done = await gate.run(name, async () => call(body, ticketOf(request)))
   return { body: name, [name]: done } as ReplyBody
 }
 

@@ -18,7 +18,7 @@ import type { Duplex } from '../../ports/net.ts'
 import { decodeMessage, encodeMessage, type SnapshotOffer } from '../../core/raft/messages.ts'
 import { raftMethods } from '../../wire/methods.ts'
 import type { holdfast } from '../../wire/messages.ts'
-import { type LinkIdentity, strangerError } from './transport.ts'
+import { incarnationOnWire, type LinkIdentity, standingOf } from './link-identity.ts'
 
 /** A transfer without any progress for this long is given up. */
 const idleMs = 30_000
@@ -65,7 +65,7 @@ class IdleGuard {
  */
 export async function sendSnapshot(
   env: Env,
-  self: LinkIdentity,
+  self: LinkIdentity & { readonly configIndex: number },
   address: string,
   offer: SnapshotOffer,
   pieces: AsyncIterable<Uint8Array>,
@@ -73,8 +73,10 @@ export async function sendSnapshot(
 ): Promise<void> {
   const stream: OutStream = env.net.open(address, raftMethods.snapshot)
   const state = outcomeOf(env, stream, signal)
-  const { node: from, incarnation, clusterId } = self
+  const { node: from, incarnation, clusterId, configIndex } = self
   const head = {
+    ...incarnationOnWire(self),
+    configIndex,
     clusterId,
     from,
     incarnation,
@@ -172,6 +174,8 @@ function outcomeOf(env: Env, stream: OutStream, signal: AbortSignal): Outcome {
 export interface SnapshotReceiver {
   readonly self: LinkIdentity
   incarnationOf(id: NodeId): string | undefined
+  /** Index of the newest configuration here. */
+  configIndex(): number
   /** Installs; rejects with why not. The pieces must be consumed to the end or given up by throwing. */
   install(offer: SnapshotOffer, pieces: AsyncIterable<Uint8Array>): Promise<void>
 }
@@ -218,8 +222,8 @@ export function receiveSnapshot(env: Env, receiver: SnapshotReceiver, stream: In
 }
 
 function readOffer(receiver: SnapshotReceiver, piece: Piece): SnapshotOffer | StoreError {
-  const stranger = strangerError(receiver.self, piece, receiver.incarnationOf(piece.from))
-  if (stranger !== undefined) return stranger
+  const standing = standingOf(receiver.self, piece, receiver.incarnationOf(piece.from), receiver.configIndex())
+  if (standing instanceof StoreError) return standing
   try {
     const message = decodeMessage(piece.message, piece.from, piece.to)
     const fits =

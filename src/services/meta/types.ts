@@ -15,22 +15,36 @@ export interface AppliedEntry {
 
 /** The replicated state machine as the replicator drives it. */
 export interface StateMachine {
-  /** Index of the last entry whose effects are durable. */
+  /** Index of the last entry that was applied. Right after opening it is `durableIndex`. */
   appliedIndex(): number
   /**
-   * Applies entries in order, each exactly once, in one synced batch with the applied index; resolves when durable.
-   * One call at a time. Any rejection is fatal for the node.
+   * Index of the last entry whose effects survive a crash; at most `appliedIndex`. The log is never compacted beyond it,
+   * and a start replays from it. It follows `appliedIndex` by itself, also when nothing more is applied.
+   */
+  durableIndex(): number
+  /**
+   * Applies entries in order, each exactly once; resolves when reads see them (not: when they are durable). A crash
+   * leaves the state of one index. One call at a time. Any rejection is fatal for the node.
    */
   apply(entries: readonly AppliedEntry[]): Promise<readonly AppliedReply[]>
   /** Digest of the state at `appliedIndex`, equal on all replicas. */
   digest(): number
   /**
-   * A consistent image of the state at the current applied index, taken when called; pieces of at most 1 MiB.
-   * Never called while `apply` runs.
+   * A consistent image of the state at the index that is applied when called. Never called while `apply` runs, nor is
+   * `apply` while this runs; it runs while the pieces are read.
    */
-  snapshot(): { readonly index: number; readonly term: number; readonly pieces: AsyncIterable<Uint8Array> }
+  snapshot(): Promise<StateImage>
   /** Replaces the state by an image; crash-safe: afterwards either the old state or the new one is there. */
   install(index: number, term: number, pieces: AsyncIterable<Uint8Array>): Promise<void>
+  /** Called once when what was applied cannot be made durable any more: the node must stop. */
+  onFailure(handler: (error: unknown) => void): void
+}
+
+/** An image of the state, to be read once; pieces of at most 1 MiB. */
+export interface StateImage {
+  readonly index: number
+  readonly term: number
+  readonly pieces: AsyncIterable<Uint8Array>
 }
 
 export interface AppliedReply {

@@ -35,7 +35,7 @@ describe('raft elections', () => {
     for (const id of three) expect(net.node(id).raft.view).to.include({ leader: 'a', term: 2, commit: 2 })
   })
 
-  it('nothing of a term leaves a node before its term and vote are on disk', () => {
+  it('nothing of a term leaves a node before its term and vote are on disk (scenario 16)', () => {
     const net = TestNetwork.of(three)
     const node = net.node('a')
     node.stalled = true
@@ -58,7 +58,7 @@ describe('raft elections', () => {
     expect(sent.every((message) => message.kind === 'vote' && message.pre)).to.equal(true)
   })
 
-  it('a vote that was not on disk before a crash was never answered', () => {
+  it('a vote that was not on disk before a crash was never answered (scenario 1)', () => {
     const net = TestNetwork.of(three)
     const voter = net.node('c')
     voter.stalled = true
@@ -76,7 +76,7 @@ describe('raft elections', () => {
     expect(voter.work()[0]).to.include({ to: 'a', granted: false })
   })
 
-  it('a vote is granted again to the same candidate and to nobody else in that term, across a crash', () => {
+  it('a vote is granted again to the same candidate and to nobody else in that term, across a crash (scenario 16)', () => {
     const net = TestNetwork.of(three)
     const voter = net.node('c')
     const ask = (from: string): unknown => {
@@ -98,7 +98,7 @@ describe('raft elections', () => {
     { voter: [1, 2], lastIndex: 2, lastTerm: 2, granted: true },
   ]
   for (const { voter: terms, lastIndex, lastTerm, granted } of comparisons) {
-    it(`a voter with terms ${terms.join(',')} answers ${granted} to a log that ends at ${lastIndex} in term ${lastTerm}`, () => {
+    it(`a voter with terms ${terms.join(',')} answers ${granted} to a log that ends at ${lastIndex} in term ${lastTerm} (scenarios 3, 4)`, () => {
       const voter = new TestNode(optionsOf('c', three, terms, { term: 2, vote: '' }))
       voter.raft.step({ kind: 'vote', from: 'a', to: 'c', term: 3, pre: false, forced: false, lastIndex, lastTerm })
       expect(voter.raft.view.term, 'learning a higher term is not granting a vote').to.equal(3)
@@ -106,7 +106,7 @@ describe('raft elections', () => {
     })
   }
 
-  it('a node that was cut off does not raise the term of the others when it comes back', () => {
+  it('a node that was cut off does not raise the term of the others when it comes back (scenario 9)', () => {
     const net = TestNetwork.of(three)
     net.elect('a')
     net.isolate('c')
@@ -118,7 +118,7 @@ describe('raft elections', () => {
     expect(net.node('c').raft.view).to.include({ role: 'follower', leader: 'a' })
   })
 
-  it('a node stuck in a higher term brings the leader to a new election and follows it', () => {
+  it('a node stuck in a higher term brings the leader to a new election and follows it (scenario 9)', () => {
     const net = network({ a: [1], b: [1], c: [1] }, 1)
     net.elect('a')
     net.isolate('c')
@@ -133,7 +133,7 @@ describe('raft elections', () => {
     for (const id of three) expect(net.node(id).raft.view.leader).to.equal(leader?.id)
   })
 
-  it('a pre-vote grant that arrives after the election began changes nothing', () => {
+  it('a pre-vote grant that arrives after the election began changes nothing (scenario 11)', () => {
     const net = TestNetwork.of(five)
     const node = net.node('a')
     net.drops = () => true
@@ -178,7 +178,7 @@ describe('raft elections', () => {
     expect(raft.propose(new Uint8Array(1))).to.deep.equal({ ok: false, reason: 'not-leader' })
   })
 
-  it('with one-way links that keep a quorum, the cluster keeps a leader', () => {
+  it('with one-way links that keep a quorum, the cluster keeps a leader (scenario 8)', () => {
     const net = TestNetwork.of(three)
     net.elect('a')
     // c sends but hears nothing.
@@ -193,7 +193,7 @@ describe('raft elections', () => {
     expect(net.node('a').raft.view.commit).to.equal(3)
   })
 
-  it('five nodes where only one sees a quorum settle on it as leader', () => {
+  it('five nodes where only one sees a quorum settle on it as leader (scenario 7)', () => {
     const net = TestNetwork.of(five)
     net.elect('d')
     // a-b, a-c, a-d, a-e only: everybody hears a, nobody else hears two.
@@ -219,7 +219,7 @@ describe('raft elections', () => {
     expect(net.node('a').raft.view.role).to.equal('follower')
   })
 
-  it('a transfer to a member that does not answer is given up after an election timeout', () => {
+  it('a transfer to a member that does not answer is given up after an election timeout (scenario 89)', () => {
     const net = TestNetwork.of(three)
     net.elect('a')
     net.isolate('c')
@@ -231,7 +231,7 @@ describe('raft elections', () => {
     expect(net.node('a').raft.view.commit).to.equal(3)
   })
 
-  it('a transfer to a lagging member waits until it has everything', () => {
+  it('a transfer to a lagging member waits until it has everything (scenario 89)', () => {
     const net = TestNetwork.of(three)
     net.elect('a')
     net.isolate('c')

@@ -3,7 +3,14 @@
 import { expect } from 'chai'
 import { SchemaError } from '../../../src/base/schema.ts'
 import { Prng } from '../../../src/base/prng.ts'
-import { decodeMessage, encodeMessage, type Message } from '../../../src/core/raft/messages.ts'
+import {
+  decodeConfig,
+  decodeMessage,
+  encodeConfig,
+  encodeMessage,
+  type Message,
+} from '../../../src/core/raft/messages.ts'
+import { decodeReceipt, receiptOf } from '../../../src/core/raft/receipts.ts'
 import { configOf } from './network.ts'
 
 const ends = { from: 'a', to: 'b' } as const
@@ -38,6 +45,8 @@ const messages: Message[] = [
     config: configOf(['a', 'b']),
   },
   { ...ends, kind: 'timeoutNow', term: 3, lastIndex: 7, lastTerm: 3 },
+  { ...ends, kind: 'readIndex', term: 3, context: 2 ** 52 + 1 },
+  { ...ends, kind: 'readIndexReply', term: 3, context: 2 ** 52 + 1, index: 7 },
 ]
 
 function appendWith(prevIndex: number, prevTerm: number, term: number, entries: readonly [number, number][]): Message {
@@ -79,6 +88,35 @@ describe('raft messages', () => {
     ]) {
       expect(() => decodeMessage(encodeMessage(bad), 'a', 'b')).to.throw(SchemaError)
     }
+  })
+
+  it('a configuration of voters alone has the bytes of version 1, any other begins with a zero byte', () => {
+    const plain = encodeConfig(configOf(['a']))
+    const incarnation = [...new Uint8Array(15), 0x10]
+    expect([...plain]).to.deep.equal([1, 1, 97, ...incarnation.with(14, 0x06), 1, 3, 97, 58, 49])
+    for (const config of [
+      configOf(['a', 'b:learner']),
+      configOf(['a', 'b', 'w:witness']),
+      configOf(['a', 'b:leaving'], ['a', 'b']),
+      configOf(['a', 'b', 'w:leaving-witness'], ['a', 'b', 'w']),
+      configOf(['a', 'b'], ['a']),
+    ]) {
+      const encoded = encodeConfig(config)
+      expect(encoded[0]).to.equal(0)
+      expect(decodeConfig(encoded)).to.deep.equal(config)
+    }
+  })
+
+  it('a receipt says what was in its place, and nothing else takes its place', () => {
+    const whole = { index: 8, term: 3, type: 'command', payload } as const
+    const receipt = receiptOf(whole)
+    expect(receipt).to.include({ index: 8, term: 3, type: 'receipt' })
+    expect(decodeReceipt(receipt.payload)).to.deep.equal({ type: 'command', length: 3, crc: 0xf130f21e })
+    const other = { ...whole, type: 'noop' } as const
+    expect(receiptOf(other)).to.equal(other)
+    const bad = appendWith(7, 2, 3, [[8, 3]]) as Message & { kind: 'append' }
+    const entries = bad.entries.map((item) => ({ ...item, type: 'receipt' as const, payload: new Uint8Array(1) }))
+    expect(() => decodeMessage(encodeMessage({ ...bad, entries }), 'a', 'b')).to.throw(SchemaError)
   })
 
   it('any damage gives a message or a SchemaError, never another failure', () => {

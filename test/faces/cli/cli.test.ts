@@ -163,7 +163,16 @@ describe('command line', () => {
     expect(status.verdict).to.equal('no quorum')
     expect(status.codes.map((one) => [one.code, one.severity])).to.deep.equal([['NO_QUORUM', 'critical']])
     expect(status.meta).to.deep.equal([
-      { id: 'meta:7400', address: 'meta:7400', role: 'follower', reachable: true, term: 0, applied: 0 },
+      {
+        id: 'meta:7400',
+        address: 'meta:7400',
+        role: 'follower',
+        reachable: true,
+        term: 0,
+        applied: 0,
+        versionMax: 0,
+        lowSpace: false,
+      },
     ])
     expect(status.chunks).to.deep.equal({ total: 0, full: 0, degraded: 0, lastCopy: 0, lost: 0 })
     expect(status).to.deep.include({ canLose: 0, nodes: [], scrub: null, incidents: [] })

@@ -81,6 +81,21 @@ class FakeControl implements ControlView {
   readonly states = new Map<number, ReplicaState>()
   reported: unknown[] = []
   verdict = 'healthy'
+  leading = true
+  versions = [{ id: 'n1', versionMax: 2 }]
+  held = 0
+
+  leads(): boolean {
+    return this.leading
+  }
+
+  storageVersions(): { id: string; versionMax: number }[] {
+    return this.versions
+  }
+
+  heldBack(): number {
+    return this.held
+  }
 
   ready(): Promise<void> {
     return Promise.resolve()
@@ -124,7 +139,12 @@ export class MetaKit implements NetServer {
   readonly log: LocalLog
   readonly control = new FakeControl()
   readonly service: MetaService
-  role: ReplicatorStatus['role'] = 'leader'
+  /** Newest versions that the meta nodes support. */
+  readonly peerVersions = { m1: 2, m2: 2, m3: 2 }
+  lowSpace = false
+  incarnation = 1
+  /** Changes of members that were asked for. */
+  readonly changes: string[] = []
   leaderAddresses: string[] = ['m1:7400']
   barriers = 0
   /** While set, proposals wait for it. */
@@ -145,20 +165,47 @@ export class MetaKit implements NetServer {
       },
       barrier: () => {
         this.barriers++
-        return this.role === 'leader' ? Promise.resolve() : Promise.reject(new StoreError('NOT_LEADER', 'no'))
+        return this.follows || this.role === 'leader'
+          ? Promise.resolve()
+          : Promise.reject(new StoreError('NOT_LEADER', 'no'))
       },
       status: () => this.status(),
+      lowSpace: () => this.lowSpace,
+      clusterIncarnation: () => this.incarnation,
+      addMember: async (node: string, address: string) => {
+        this.changes.push(`add ${node} ${address}`)
+        await this.hold
+        return true
+      },
+      removeMember: async (node: string) => {
+        this.changes.push(`remove ${node}`)
+      },
+      transfer: async (to: string | undefined) => {
+        this.changes.push(`transfer ${to ?? ''}`)
+        return to ?? 'm2'
+      },
     }
     const calls = createCalls({ env, machine, replicator, control: this.control })
     this.service = serveMeta(this, calls, env, () => id(0xc1))
   }
 
+  get role(): ReplicatorStatus['role'] {
+    return this.control.leading ? 'leader' : 'follower'
+  }
+
+  set role(role: ReplicatorStatus['role']) {
+    this.control.leading = role === 'leader'
+  }
+
+  /** True: a barrier works although this node does not lead. */
+  follows = false
+
   /** A founded cluster with four disks and bucket `photos`. */
-  static async open(): Promise<MetaKit> {
+  static async open(version = 1): Promise<MetaKit> {
     const machine = createMachine(memoryStores())
     await machine.open()
     const kit = new MetaKit(machine)
-    await kit.log.command({ kind: 'found', clusterId: id(0xc1), version: 1 })
+    await kit.log.command({ kind: 'found', clusterId: id(0xc1), version })
     for (let i = 1; i <= 4; i++) {
       const disks = [{ id: id(0xd0 + i), state: 'ok' as const, capacityBytes: 100, usedBytes: 1 }]
       await kit.log.command({
@@ -175,7 +222,7 @@ export class MetaKit implements NetServer {
   }
 
   status(): ReplicatorStatus {
-    const known = { versionMax: 2, lowSpace: false }
+    const known = (node: 'm1' | 'm2' | 'm3') => ({ versionMax: this.peerVersions[node], lowSpace: this.lowSpace })
     return {
       id: 'm1',
       role: this.role,
@@ -185,9 +232,9 @@ export class MetaKit implements NetServer {
       leader: 'm1',
       leaderAddresses: this.leaderAddresses,
       peers: [
-        { id: 'm1', addresses: ['m1:7400'], role: 'leader', reachable: true, match: this.log.index, ...known },
-        { id: 'm2', addresses: ['m2:7400'], role: 'follower', reachable: true, match: 2, ...known },
-        { id: 'm3', addresses: ['m3:7400'], role: 'follower', reachable: true, match: 2, ...known },
+        { id: 'm1', addresses: ['m1:7400'], role: 'leader', reachable: true, match: this.log.index, ...known('m1') },
+        { id: 'm2', addresses: ['m2:7400'], role: 'follower', reachable: true, match: 2, ...known('m2') },
+        { id: 'm3', addresses: ['m3:7400'], role: 'follower', reachable: true, match: 2, ...known('m3') },
       ],
       solo: false,
       diverged: [],

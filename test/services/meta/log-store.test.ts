@@ -3,11 +3,11 @@
 import { expect } from 'chai'
 import { concatBytes, putU32, toHex } from '../../../src/base/bytes.ts'
 import { crc32c } from '../../../src/base/crc32c.ts'
-import { isStoreError } from '../../../src/model/errors.ts'
+import { isStoreError, StoreError } from '../../../src/model/errors.ts'
 import type { Files } from '../../../src/ports/files.ts'
 import type { Kv, KvEntry, KvOperation, KvRange } from '../../../src/ports/kv.ts'
 import { encodeConfig } from '../../../src/core/raft/messages.ts'
-import type { ClusterConfig, Entry } from '../../../src/core/raft/types.ts'
+import { type ClusterConfig, type Entry, entryBytes } from '../../../src/core/raft/types.ts'
 import { HardStateSlots } from '../../../src/services/meta/hard-state.ts'
 import { encodeEntry, entryKey } from '../../../src/services/meta/log-format.ts'
 import { LogStore } from '../../../src/services/meta/log-store.ts'
@@ -114,7 +114,7 @@ describe('raft log store', () => {
     expect(recovered.tail.at(-1)?.index).to.equal(50)
   })
 
-  it('every batch that appends is synced, and carries truncation and entries together', async () => {
+  it('scenario 78: every batch that appends is synced, and carries truncation and entries together', async () => {
     const { kv, store } = await logOf(8)
     kv.batches.length = 0
     await store.append(4, [entry(4, 2), entry(5, 2)], { term: 2, vote: '' }, 3)
@@ -125,7 +125,7 @@ describe('raft log store', () => {
     expect(recovered.tail.map((item) => item.term)).to.deep.equal([1, 1, 1, 2, 2])
   })
 
-  it('cuts off a torn tail beyond the watermark, also when later entries are whole', async () => {
+  it('scenario 75: cuts off a torn tail beyond the watermark, also when later entries are whole', async () => {
     const { kv, store } = await logOf(4)
     await store.append(undefined, [entry(5, 1), entry(6, 1), entry(7, 1)], undefined, 4)
     kv.flip(5)
@@ -135,7 +135,7 @@ describe('raft log store', () => {
     expect(again.recovered).to.include({ lastIndex: 4, cut: 0 })
   })
 
-  it('refuses a log that lost entries at or below the watermark', async () => {
+  it('scenario 73: refuses a log that lost entries at or below the watermark', async () => {
     const missing = await logOf(6)
     missing.kv.drop(6)
     missing.kv.drop(5)
@@ -148,7 +148,7 @@ describe('raft log store', () => {
     expect(await refusal(hole.kv)).to.equal('DATA_LOST')
   })
 
-  it('refuses when the watermark that was closed in idle time covers the lost last entry', async () => {
+  it('scenario 76: refuses when the watermark that was closed in idle time covers the lost last entry', async () => {
     const { kv, store } = await logOf(6)
     expect(store.watermarkBehind).to.equal(true)
     await store.closeWatermark(6)
@@ -157,7 +157,7 @@ describe('raft log store', () => {
     expect(await refusal(kv)).to.equal('DATA_LOST')
   })
 
-  it('refuses a stale but whole entry where an overwrite was lost: the chain does not continue', async () => {
+  it('scenario 74: refuses a stale but whole entry where an overwrite was lost: the chain does not continue', async () => {
     const { kv, store } = await logOf(6)
     const stale = kv.getSync(entryKey(4)) as Uint8Array
     await store.append(4, [entry(4, 2, 30)], { term: 2, vote: '' }, 3)
@@ -234,7 +234,7 @@ describe('raft log store', () => {
     expect(recovered.lastIndex).to.equal(10)
   })
 
-  it('after a failed write nothing is written any more', async () => {
+  it('scenario 69: after a failed write nothing is written any more', async () => {
     const { kv, store } = await logOf(3)
     kv.failure = new Error('EIO')
     const failed = await store.append(undefined, [entry(4, 1)], undefined, 3).catch((error: unknown) => error)
@@ -243,6 +243,46 @@ describe('raft log store', () => {
     const later = await store.append(undefined, [entry(4, 1)], undefined, 3).catch((error: unknown) => error)
     expect(later).to.equal(failed)
     expect((await opened(kv)).recovered.lastIndex).to.equal(3)
+  })
+
+  it('scenario 80: a full disk in the middle of an append after a truncation is fatal, and says what to do', async () => {
+    const { kv, store } = await logOf(8)
+    kv.failure = new StoreError('NO_SPACE', 'write store raft-log: No space left on device')
+    const failed = await store.append(5, [entry(5, 2)], { term: 2, vote: '' }, 4).catch((error: unknown) => error)
+    expect(isStoreError(failed) && failed.code).to.equal('NO_SPACE')
+    expect(isStoreError(failed) && failed.message).to.contain('free some space and start the node again')
+    kv.failure = undefined
+    // Whatever of the batch is on disk, a start finds one log or the other, never a mixture.
+    expect((await opened(kv)).recovered.lastIndex).to.equal(8)
+  })
+
+  it('an empty log is a log: it takes entry 1 from a leader', async () => {
+    const kv = new MemoryKv()
+    await LogStore.create(kv, config)
+    const { store, recovered } = await opened(kv)
+    expect(recovered).to.deep.include({ lastIndex: 0, commit: 0, hardState: { term: 0, vote: '' } })
+    expect(recovered.base.config).to.deep.equal({ index: 0, config })
+    await store.append(undefined, [first, entry(2, 4)], { term: 4, vote: '' }, 1)
+    const again = await opened(kv)
+    expect(again.recovered.configs).to.deep.equal([{ index: 1, config }])
+    expect(again.recovered.lastIndex).to.equal(2)
+  })
+
+  it('counts the bytes of what it holds, through appends, truncation, compaction and installs', async () => {
+    const { store } = await logOf(10)
+    const one = entryBytes(entry(5, 1))
+    const before = store.bytes
+    await store.append(undefined, [entry(11, 1), entry(12, 1)], undefined, 10)
+    expect(store.bytes).to.equal(before + 2 * one)
+    await store.append(9, [entry(9, 2)], { term: 2, vote: '' }, 8)
+    expect(store.bytes).to.equal(before - one)
+    await store.compact(5, 1, { index: 1, config })
+    expect(store.bytes).to.equal(4 * one)
+    const mark = { index: 40, term: 2, config: { index: 1, config } }
+    await store.beginInstall(mark)
+    await store.finishInstall(mark, false)
+    expect(store.bytes).to.equal(0)
+    expect(store.lastIndex).to.equal(40)
   })
 
   it('an entry has the documented bytes', () => {
@@ -257,7 +297,7 @@ describe('raft log store', () => {
 })
 
 describe('raft hard state', () => {
-  const owner = { clusterId: '1'.repeat(32), incarnation: '2'.repeat(32) }
+  const owner = { clusterId: '1'.repeat(32), incarnation: '2'.repeat(32), clusterIncarnation: 1 }
 
   function memoryFiles(): { files: Files; content: Map<string, Uint8Array> } {
     const content = new Map<string, Uint8Array>()
@@ -272,6 +312,7 @@ describe('raft hard state', () => {
         content.delete(name)
       },
       list: async () => [...content.keys()],
+      freeBytes: async () => 1024 ** 4,
     }
     return { files, content }
   }
@@ -302,12 +343,26 @@ describe('raft hard state', () => {
   it('slots of another cluster or another life of the directory are refused', async () => {
     const { files } = memoryFiles()
     await (await HardStateSlots.open(files, owner)).save({ term: 1, vote: '' })
-    for (const other of [
-      { ...owner, clusterId: '3'.repeat(32) },
-      { ...owner, incarnation: '3'.repeat(32) },
-    ]) {
+    const later = { ...owner, clusterIncarnation: 2 }
+    for (const other of [{ ...owner, clusterId: '3'.repeat(32) }, { ...owner, incarnation: '3'.repeat(32) }, later]) {
       const error = await HardStateSlots.open(files, other).catch((thrown: unknown) => thrown)
       expect(isStoreError(error) && error.code).to.equal('WRONG_CLUSTER')
     }
+    // A recovery takes them over; from then on the older incarnation is refused.
+    const recovering = await HardStateSlots.open(files, later, true)
+    expect(recovering.value).to.deep.equal({ term: 1, vote: '' })
+    await recovering.save({ term: 2, vote: '' })
+    expect((await HardStateSlots.open(files, later)).value).to.deep.equal({ term: 2, vote: '' })
+    const old = await HardStateSlots.open(files, owner).catch((thrown: unknown) => thrown)
+    expect(isStoreError(old) && old.code).to.equal('WRONG_CLUSTER')
+  })
+
+  it('a slot of the first incarnation has the bytes that version 1 reads', async () => {
+    const { files, content } = memoryFiles()
+    await (await HardStateSlots.open(files, owner)).save({ term: 5, vote: 'm1' })
+    const slot = content.get('raft-hard-1') as Uint8Array
+    const record = `01${'01'}${'05'}${'02' + '6d31'}${'1'.repeat(32)}${'2'.repeat(32)}`
+    expect(toHex(slot.slice(0, 4))).to.equal('0000002a')
+    expect(toHex(slot.slice(4, 4 + 38))).to.equal(record)
   })
 })

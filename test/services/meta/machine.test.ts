@@ -67,7 +67,7 @@ describe('meta machine', () => {
 
   it('carries its state to another node by an image', async () => {
     const { machine, log } = await filled(memoryStores(), 40)
-    const image = machine.snapshot()
+    const image = await machine.snapshot()
     const pieces = await collect(image.pieces)
     const other = await openMachine(memoryStores())
     await other.install(image.index, image.term, from(pieces))
@@ -80,7 +80,7 @@ describe('meta machine', () => {
 
   it('takes the image at the time of the call, whatever is applied while it is read', async () => {
     const { machine, log } = await filled()
-    const image = machine.snapshot()
+    const image = await machine.snapshot()
     await log.command({ kind: 'createBucket', name: 'later', commitId: id(99) })
     const other = await openMachine(memoryStores())
     await other.install(image.index, image.term, image.pieces)
@@ -107,7 +107,7 @@ describe('meta machine', () => {
       }
       await log.command({ kind: 'commit', commitId: id(1000 + i), lease: 0, operations: [put] })
     }
-    const image = machine.snapshot()
+    const image = await machine.snapshot()
     const pieces = await collect(image.pieces)
     expect(pieces.length).to.be.greaterThan(2)
     expect(Math.max(...pieces.map((piece) => piece.length))).to.be.at.most(1024 * 1024)
@@ -135,7 +135,7 @@ describe('meta machine', () => {
 
   it('has the old state or the new one after a crash at any point of an install', async () => {
     const source = await filled(memoryStores(), 20)
-    const image = source.machine.snapshot()
+    const image = await source.machine.snapshot()
     const pieces = await collect(image.pieces)
     const outcomes = new Set<number>()
     for (let stopAt = 1; ; stopAt++) {

@@ -2,14 +2,15 @@
  * Meta replicators with a toy state machine in the simulated world: real host, real log store, virtual time and disks.
  */
 
-import { setImmediate as nextTurn } from 'node:timers/promises'
 import { fromUtf8, utf8 } from '../../../src/base/bytes.ts'
 import type { Reply } from '../../../src/core/meta/commands.ts'
 import type { RaftLimits } from '../../../src/core/raft/types.ts'
 import type { Kv, KvFactory } from '../../../src/ports/kv.ts'
-import { createReplicator, type RaftReplicator } from '../../../src/services/meta/raft-host.ts'
-import type { AppliedEntry, AppliedReply, StateMachine } from '../../../src/services/meta/types.ts'
+import { entryKey } from '../../../src/services/meta/log-format.ts'
+import { createReplicator, type MetaStores, type RaftReplicator } from '../../../src/services/meta/raft-host.ts'
+import type { AppliedEntry, AppliedReply, StateImage, StateMachine } from '../../../src/services/meta/types.ts'
 import { SimProcess, simClock, World } from '../../../src/sim/clock.ts'
+import { SimDevice } from '../../../src/sim/disk.ts'
 import { SimFilesDisk } from '../../../src/sim/files.ts'
 import { SimKvDisk } from '../../../src/sim/kv.ts'
 import { SimNet } from '../../../src/sim/net.ts'
@@ -18,12 +19,39 @@ import { type LoggedEvent, simEntropy, simHasher, simLog, SimMetrics } from '../
 
 const times = { writeMs: 0.1, syncMs: 1, stallRate: 0, stallMs: 0 }
 
+/** 32 hex digits from a small number. */
+export function hexId(number: number): string {
+  return number.toString(16).padStart(32, '0')
+}
+
+/** Runs the simulated world's steps, each after all promises of the one before were followed up. */
+export function turns(step: () => boolean): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const next = (): void => {
+      try {
+        if (!step()) {
+          resolve()
+          return
+        }
+      } catch (error) {
+        reject(error)
+        return
+      }
+      setImmediate(next)
+    }
+    setImmediate(next)
+  })
+}
+
 /** Remembers every command in order, in one key each; a snapshot is the whole list. */
 export class ListMachine implements StateMachine {
   readonly #kv: Kv
   commands: string[] = []
   #index = 0
+  #durable = 0
   installed = 0
+  /** What is applied is not written any more. */
+  lazy = false
 
   constructor(kv: Kv) {
     this.#kv = kv
@@ -38,6 +66,7 @@ export class ListMachine implements StateMachine {
   #load(state: Uint8Array): void {
     const parsed = JSON.parse(fromUtf8(state) ?? '') as { index: number; commands: string[] }
     this.#index = parsed.index
+    this.#durable = parsed.index
     this.commands = parsed.commands
   }
 
@@ -50,6 +79,10 @@ export class ListMachine implements StateMachine {
     return this.#index
   }
 
+  durableIndex(): number {
+    return this.#durable
+  }
+
   async apply(entries: readonly AppliedEntry[]): Promise<readonly AppliedReply[]> {
     const replies: AppliedReply[] = []
     for (const entry of entries) {
@@ -60,15 +93,22 @@ export class ListMachine implements StateMachine {
       const reply: Reply = { ok: true, kind: 'bucket', name: text, createdMs: entry.index }
       replies.push({ reply, effects: [] })
     }
+    if (this.lazy) return replies
     await this.#store()
+    this.#durable = this.#index
     return replies
   }
 
+  /** Added to the digest: a state that is not what it should be. */
+  skew = 0
+
   digest(): number {
-    return this.#index
+    return this.#index + this.skew
   }
 
-  snapshot(): { index: number; term: number; pieces: AsyncIterable<Uint8Array> } {
+  onFailure(): void {}
+
+  async snapshot(): Promise<StateImage> {
     const image = utf8(JSON.stringify({ index: this.#index, commands: this.commands }))
     async function* pieces(): AsyncGenerator<Uint8Array> {
       for (let at = 0; at < image.length; at += 100) yield image.slice(at, at + 100)
@@ -86,8 +126,22 @@ export class ListMachine implements StateMachine {
   }
 }
 
+/** How a host is started, where it differs from the rest. */
+export interface HostOptions {
+  readonly peers?: readonly { readonly id: string; readonly address: string }[]
+  readonly witness?: boolean
+  /** Highest version its program supports. */
+  readonly versionMax?: number
+  /** Cluster version that its state knows at the start. */
+  readonly version?: number
+  readonly advertise?: readonly string[]
+  readonly reserveBytes?: number
+}
+
 export class Host {
+  options: HostOptions = {}
   readonly process: SimProcess
+  readonly device: SimDevice
   readonly kv: SimKvDisk
   readonly files: SimFilesDisk
   readonly address: string
@@ -102,8 +156,9 @@ export class Host {
 
   constructor(world: World, random: Seeded, id: string) {
     this.process = new SimProcess(id)
-    this.kv = new SimKvDisk(world, random.fork(`${id} kv`), times)
-    this.files = new SimFilesDisk(world, random.fork(`${id} files`), times)
+    this.device = new SimDevice(world, random.fork(`${id} disk`), times, 1024 ** 4)
+    this.kv = new SimKvDisk(random.fork(`${id} kv`), this.device)
+    this.files = new SimFilesDisk(random.fork(`${id} files`), this.device)
     this.address = `${id}:1`
     this.kv.onBatch((store) => {
       if (store === 'raft-log') this.logBatches++
@@ -113,6 +168,23 @@ export class Host {
   get running(): RaftReplicator {
     if (this.replicator === undefined) throw new Error(`${this.process.id} does not run`)
     return this.replicator
+  }
+
+  /** Its files and stores, for a program that is not the node. */
+  stores(): MetaStores {
+    return { files: this.files.port(this.process), kv: this.kv.factory(this.process) }
+  }
+
+  /** Flips a bit of a stored log entry. */
+  rot(index: number): void {
+    const value = this.logValue(index)
+    if (value === undefined) throw new Error(`no entry ${index}`)
+    value[12] = (value[12] as number) ^ 1
+  }
+
+  /** The stored record of a log entry. */
+  logValue(index: number): Uint8Array | undefined {
+    return this.kv.peek('raft-log', entryKey(index))
   }
 
   get commands(): string[] {
@@ -127,11 +199,12 @@ export class Cluster {
   readonly events: LoggedEvent[] = []
   readonly #random: Seeded
   readonly #limits: Partial<RaftLimits>
+  times = { tickMs: 50, heartbeatTicks: 2, electionTicks: 10, electionSpreadTicks: 10, leaseReads: false }
 
   constructor(ids: readonly string[], limits: Partial<RaftLimits> = {}, seed = 1) {
     this.#random = new Seeded(seed)
     this.#limits = limits
-    this.world = new World({ drain: async () => await nextTurn() })
+    this.world = new World({ turns })
     const faults = { delayMinMs: 0.2, delayMeanMs: 0.2, lossRate: 0, duplicateRate: 0 }
     this.net = new SimNet(this.world, this.#random.fork('net'), faults)
     this.hosts = ids.map((id) => new Host(this.world, this.#random, id))
@@ -143,9 +216,22 @@ export class Cluster {
     return host
   }
 
-  /** Starts a host; `peers` defaults to all. */
-  async start(host: Host, peers: readonly Host[] = this.hosts): Promise<void> {
-    const { process } = host
+  /** One more host, which does not run yet; its peers are those that were there before, and itself. */
+  join(id: string, options: HostOptions = {}): Host {
+    const host = new Host(this.world, this.#random, id)
+    this.hosts.push(host)
+    const peers = this.hosts.map((peer) => ({ id: peer.process.id, address: peer.address }))
+    host.options = { peers, ...options }
+    return host
+  }
+
+  /** Starts a host; `peers` defaults to those of its options, or all. */
+  async start(host: Host, peers?: readonly Host[]): Promise<void> {
+    const { process, options } = host
+    const listed = peers?.map((peer) => ({ id: peer.process.id, address: peer.address })) ?? options.peers
+    const all = this.hosts.map((peer) => ({ id: peer.process.id, address: peer.address }))
+    const advertise = options.advertise ?? [host.address]
+    const witness = options.witness === true
     process.alive = true
     host.startError = undefined
     const env = {
@@ -169,7 +255,7 @@ export class Cluster {
         return { ...opened, batch }
       },
     }
-    const machine = await new ListMachine(await factory.open('state')).open()
+    const machine = witness ? undefined : await new ListMachine(await factory.open('state')).open()
     host.machine = machine
     const replicator = createReplicator(
       env,
@@ -178,25 +264,28 @@ export class Cluster {
       {
         id: process.id,
         listen: host.address,
-        advertise: [host.address],
+        advertise,
         dataDir: '',
-        peers: peers.map((peer) => ({ id: peer.process.id, address: peer.address })),
-        raft: { tickMs: 50, heartbeatTicks: 2, electionTicks: 10, electionSpreadTicks: 10, leaseReads: false },
-        witness: false,
-        reserveBytes: 0,
+        peers: listed ?? all,
+        raft: this.times,
+        witness,
+        reserveBytes: options.reserveBytes ?? 0,
         repair: { waitDegradedMs: 0, waitAtRiskMs: 0, copiesMax: 1, copiesPerNode: 1 },
         health: { heartbeatMs: 500, suspectMs: 3000, downMs: 10_000 },
         gcGraceMs: 0,
       },
       this.#limits,
+      options.versionMax ?? 2,
     )
     host.replicator = replicator
+    host.fatal = undefined
+    replicator.setVersion(options.version ?? 2)
     host.leaderships = []
     replicator.onLeadership((term) => host.leaderships.push(term))
     replicator.onFatal((reason) => {
       host.fatal = reason
     })
-    replicator.bind(this.net.listen(process, [host.address]))
+    replicator.bind(this.net.listen(process, [host.address, ...advertise]))
     const { incarnation } = process
     replicator.start().catch((error: unknown) => {
       if (process.incarnation === incarnation) host.startError = error
@@ -219,6 +308,29 @@ export class Cluster {
     host.files.crash()
   }
 
+  /** The process stands still; its peers find its connections open and silent. */
+  pause(host: Host): void {
+    host.process.paused = true
+  }
+
+  resume(host: Host): void {
+    this.world.resume(host.process)
+  }
+
+  /** A new disk in the place of the old one. */
+  wipe(host: Host): void {
+    host.kv.wipe()
+    host.files.wipe()
+  }
+
+  /** Cuts or joins everything between `host` and all others. */
+  isolate(host: Host): void {
+    for (const other of this.hosts) {
+      this.net.cut(host.process, other.process)
+      this.net.cut(other.process, host.process)
+    }
+  }
+
   /** Runs virtual time until `done`; fails after `limitMs` of it. */
   async until(what: string, done: () => boolean, limitMs = 20_000): Promise<void> {
     await this.world.run(this.world.nowMs + limitMs, () => {}, done)
@@ -231,7 +343,10 @@ export class Cluster {
 
   /** The host that leads with announced leadership, in the highest term. */
   leader(): Host | undefined {
-    const leading = this.hosts.filter((host) => host.process.alive && host.leaderships.at(-1) !== undefined)
+    // A paused host does not know better.
+    const leading = this.hosts.filter(
+      (host) => host.process.alive && !host.process.paused && host.leaderships.at(-1) !== undefined,
+    )
     return leading.toSorted((a, b) => (b.leaderships.at(-1) ?? 0) - (a.leaderships.at(-1) ?? 0))[0]
   }
 

@@ -69,7 +69,7 @@ describe('raft host', () => {
     await cluster.until('the others go on', () => cluster.leader() !== undefined)
   })
 
-  it('a node whose log was lost refuses to start', async () => {
+  it('scenario 76: a node whose log was lost refuses to start', async () => {
     const cluster = await formed()
     const host = cluster.host('m2')
     cluster.crash(host)
@@ -95,7 +95,7 @@ describe('raft host', () => {
     expect(old.running.status().role).to.equal('follower')
   })
 
-  it('after a crash of all nodes everything acknowledged is there', async () => {
+  it('scenario 71: after a crash of all nodes everything acknowledged is there', async () => {
     for (let seed = 1; seed <= 5; seed++) {
       const cluster = await formed({}, seed)
       const leader = cluster.leader()
@@ -116,6 +116,99 @@ describe('raft host', () => {
     }
   })
 
+  it('scenario 70: a single node answers only after its own sync', async () => {
+    const cluster = new Cluster(['m1'])
+    await cluster.startAll()
+    const leader = await cluster.untilLeader()
+    leader.device.stall(400)
+    const beganMs = cluster.world.nowMs
+    await cluster.propose(leader, 'x')
+    expect(cluster.world.nowMs - beganMs).to.be.at.least(400)
+  })
+
+  it('scenario 72: power lost at one node while another stands still loses nothing that was acknowledged', async () => {
+    for (let seed = 1; seed <= 5; seed++) {
+      const cluster = await formed({}, seed)
+      const leader = await cluster.untilLeader()
+      const [a, b] = cluster.hosts.filter((host) => host !== leader)
+      if (a === undefined || b === undefined) throw new Error('roles')
+      cluster.pause(b)
+      for (let i = 0; i < 20; i++) await cluster.propose(leader, `x${i}`)
+      cluster.crash(a)
+      cluster.crash(leader)
+      cluster.resume(b)
+      await cluster.start(a)
+      const next = await cluster.untilLeader()
+      expect(next.commands, `seed ${seed}`).to.deep.equal(Array.from({ length: 20 }, (_, i) => `x${i}`))
+    }
+  })
+
+  it('scenario 77: a member whose log rotted refuses to start, and costs the others nothing', async () => {
+    const cluster = await formed()
+    const leader = await cluster.untilLeader()
+    for (let i = 0; i < 20; i++) await cluster.propose(leader, `x${i}`)
+    const host = cluster.hosts.find((item) => item !== leader)
+    if (host === undefined) throw new Error('no follower')
+    await cluster.run(2000)
+    cluster.crash(host)
+    host.rot(10)
+    await cluster.start(host)
+    await cluster.until('a refusal', () => host.startError !== undefined)
+    expect(isStoreError(host.startError) && host.startError.code).to.equal('DATA_LOST')
+    await cluster.propose(leader, 'after')
+    expect(leader.commands).to.have.length(21)
+  })
+
+  it('scenario 79: a small file that vanished is noticed: no vote is given twice, no second life begins', async () => {
+    const refused: Record<string, string> = {}
+    for (const name of ['raft-identity', 'raft-hard']) {
+      const cluster = await formed()
+      const host = cluster.hosts.find((item) => item !== cluster.leader())
+      if (host === undefined) throw new Error('no follower')
+      cluster.crash(host)
+      host.process.alive = true
+      const files = host.files.port(host.process)
+      const gone = (await files.list()).filter((file) => file.startsWith(name))
+      for (const file of gone) await cluster.outcome(files.remove(file))
+      cluster.crash(host)
+      await cluster.start(host)
+      await cluster.until('a refusal', () => host.startError !== undefined)
+      refused[name] = isStoreError(host.startError) ? host.startError.code : ''
+    }
+    expect(refused).to.deep.equal({ 'raft-identity': 'WRONG_CLUSTER', 'raft-hard': 'DATA_LOST' })
+  })
+
+  it('a full filesystem is told to everybody, and its end too', async () => {
+    const cluster = new Cluster(three)
+    for (const host of cluster.hosts) host.options = { reserveBytes: 1000 }
+    await cluster.startAll()
+    const leader = await cluster.untilLeader()
+    const full = cluster.hosts.find((host) => host !== leader)
+    if (full === undefined) throw new Error('no follower')
+    full.device.othersBytes = full.device.capacityBytes - 500
+    const told = (): boolean | undefined =>
+      leader.running.status().peers.find((peer) => peer.id === full.process.id)?.lowSpace
+    await cluster.until('the leader knows', () => told() === true)
+    expect(full.running.lowSpace()).to.equal(true)
+    expect(leader.running.lowSpace()).to.equal(false)
+    full.device.othersBytes = full.device.capacityBytes - 1050
+    await cluster.run(3000)
+    expect(full.running.lowSpace()).to.equal(true)
+    full.device.othersBytes = 0
+    await cluster.until('it is over', () => told() === false)
+  })
+
+  it('every member knows which version the others support', async () => {
+    const cluster = new Cluster(three)
+    cluster.host('m2').options = { versionMax: 1, version: 1 }
+    await cluster.startAll()
+    await cluster.untilLeader()
+    for (const host of cluster.hosts) {
+      await cluster.until('all are heard of', () => host.running.status().peers.every((peer) => peer.versionMax > 0))
+      expect(host.running.status().peers.map((peer) => peer.versionMax)).to.deep.equal([2, 1, 2])
+    }
+  })
+
   it('proposals that come together share their batches', async () => {
     const cluster = await formed()
     const leader = cluster.leader()
@@ -131,14 +224,16 @@ describe('raft host', () => {
     expect(leader.logBatches - before).to.be.below(20)
   })
 
-  it('a follower redirects to the leader and serves no barrier', async () => {
-    const cluster = await formed()
+  it('a follower redirects writes to the leader; in version 1 reads too', async () => {
+    const cluster = new Cluster(three)
+    for (const host of cluster.hosts) host.options = { version: 1 }
+    await cluster.startAll()
+    const leader = await cluster.untilLeader()
     await cluster.until('followers know', () =>
       cluster.hosts.every((host) => host.running.status().leader !== undefined),
     )
-    const leader = cluster.leader()
     const follower = cluster.hosts.find((host) => host !== leader)
-    if (leader === undefined || follower === undefined) throw new Error('roles')
+    if (follower === undefined) throw new Error('roles')
     const calls = [() => follower.running.propose(utf8('x')), () => follower.running.barrier()]
     for (const call of calls) {
       const outcome = await cluster.outcome<unknown>(call())
@@ -198,7 +293,7 @@ describe('raft host', () => {
     expect(follower.commands).to.deep.equal(leader.commands)
   })
 
-  it('a crash at any moment of a snapshot install leaves the old state or the new, and it is finished later', async () => {
+  it('scenario 61: a crash at any moment of a snapshot install leaves the old state or the new, and it is finished later', async () => {
     for (let seed = 1; seed <= 12; seed++) {
       const cluster = await formed({ compactEntries: 40, trailingEntries: 5 }, seed)
       const leader = cluster.leader()
@@ -220,7 +315,7 @@ describe('raft host', () => {
     }
   })
 
-  it('a write error of the log is fatal: the node stops voting, leading and answering', async () => {
+  it('scenario 80: a write error of the log is fatal: the node stops voting, leading and answering', async () => {
     const cluster = await formed()
     const leader = cluster.leader()
     if (leader === undefined) throw new Error('no leader')

@@ -9,7 +9,7 @@ import { StoreError } from '../../../src/model/errors.ts'
 import type { ExtentFile } from '../../../src/ports/extents.ts'
 import type { DiskEngine } from '../../../src/services/storage/types.ts'
 import { until } from '../../drivers/grpc-kit.ts'
-import { fastClock } from '../../sdk/fake-cluster.ts'
+import { fastClock } from '../../sdk/fake-net.ts'
 import { ChunkClient, chunkBytes, World } from './storage-kit.ts'
 
 const MiB = 1024 * 1024

@@ -6,7 +6,7 @@
 import type { MetaConfig } from '../../../config/types.ts'
 import type { StoredReplicaState } from '../../../core/meta/records.ts'
 import { StoreError } from '../../../model/errors.ts'
-import type { DiskNumber } from '../../../model/ids.ts'
+import type { DiskNumber, NodeId } from '../../../model/ids.ts'
 import type { ReplicaState } from '../../../model/words.ts'
 import type { Env } from '../../../ports/env.ts'
 import type { Sample } from '../../../ports/metrics.ts'
@@ -21,7 +21,7 @@ import { type ControlDeps, notLeader, Term } from './term.ts'
 
 export type { ControlStatus } from './control-status.ts'
 
-/** All but `bind`, `onApplied`, `become`, `resign` and `stop` reject or throw NOT_LEADER on a node that does not lead. */
+/** All but `bind`, `onApplied`, `become`, `resign`, `stop` and the last ones reject or throw NOT_LEADER on a node that does not lead. */
 export interface Control {
   /** Registers the NodeControl service. */
   bind(server: NetServer): void
@@ -42,6 +42,12 @@ export interface Control {
   status(): Promise<ControlStatus>
   /** Gauges from memory, of which `total` committed chunks are part; empty on a node that does not lead. */
   samples(total: number): readonly Sample[]
+  /** True between `become` and `resign`. */
+  leads(): boolean
+  /** Registered nodes that are not decommissioned, with the version each supports; 0 when it was not heard in this term. */
+  storageVersions(): readonly { readonly id: NodeId; readonly versionMax: number }[]
+  /** Replicas that nobody knows and that stay because deletes are held, as far as disks have reported. */
+  heldBack(): number
   stop(): Promise<void>
 }
 
@@ -126,6 +132,18 @@ class Controllers implements Control {
 
   status(): Promise<ControlStatus> {
     return this.#leading().status()
+  }
+
+  leads(): boolean {
+    return this.#leadership !== undefined
+  }
+
+  storageVersions(): readonly { readonly id: NodeId; readonly versionMax: number }[] {
+    return this.#leadership?.storageVersions() ?? []
+  }
+
+  heldBack(): number {
+    return this.#leadership?.heldBack() ?? 0
   }
 
   stop(): Promise<void> {

@@ -4,10 +4,10 @@
  * An order is given only for what the state still says is to go at that moment: what was queued may be out of date, and
  * a replica that was deleted and forgotten may have been copied to the same disk again. `pending` is true from before
  * that look until the answer, and no copy of the chunk to the disk starts meanwhile; so what is found to go stays so.
- * One order is outstanding for a disk. Only nodes that attached in this term get orders.
+ * One order is outstanding for a disk. Only nodes that attached in this term get orders, and none while deletes are held.
  */
 
-import { isStoreError } from '../../../model/errors.ts'
+import { isStoreError, StoreError } from '../../../model/errors.ts'
 import type { ChunkId, DiskNumber } from '../../../model/ids.ts'
 import type { Sessions } from './sessions.ts'
 import { Pump, type Term } from './term.ts'
@@ -62,6 +62,11 @@ export class Deletes {
     return queue.chunks.has(chunk) || queue.orphans.has(chunk) || queue.outstanding.has(chunk)
   }
 
+  /** Deletes are no longer held. */
+  resume(): void {
+    for (const { pump } of this.#disks.values()) pump.kick()
+  }
+
   /** Its node attached. */
   attached(disk: DiskNumber): void {
     this.#disks.get(disk)?.pump.kick()
@@ -90,7 +95,7 @@ export class Deletes {
   async #pass(disk: DiskNumber): Promise<void> {
     const queue = this.#queue(disk)
     while (queue.chunks.size + queue.orphans.size > 0) {
-      if (this.#sessions.ofDisk(disk) === undefined) return
+      if (this.#term.deletesHeld || this.#sessions.ofDisk(disk) === undefined) return
       await this.#batch(disk, queue, queue.chunks, true)
       await this.#batch(disk, queue, queue.orphans, false)
     }
@@ -99,7 +104,7 @@ export class Deletes {
   async #batch(disk: DiskNumber, queue: DiskQueue, from: Set<ChunkId>, committed: boolean): Promise<void> {
     const session = this.#sessions.ofDisk(disk)
     const generation = session?.disks.find((known) => known.number === disk)?.generation
-    if (session === undefined || generation === undefined || from.size === 0) return
+    if (session === undefined || generation === undefined || from.size === 0 || this.#term.deletesHeld) return
     const chosen = firstOf(from, batchMax)
     for (const id of chosen) {
       from.delete(id)
@@ -109,6 +114,8 @@ export class Deletes {
     try {
       const ids = committed ? await this.#deleting(disk, chosen) : await this.#parts.orphans(disk, chosen)
       if (ids.length === 0) return
+      // A look at the state takes a while: what it says now is what counts.
+      if (this.#term.deletesHeld) throw new StoreError('UNAVAILABLE', 'delete replicas: deletes are held')
       const done = await session.orders.give({ delete: { disk, generation, ids } }, deadlineMs)
       const kept = new Set(done.ids)
       const gone = ids.filter((id) => !kept.has(id))

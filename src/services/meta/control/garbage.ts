@@ -27,6 +27,7 @@ export class Garbage {
     this.#trashAlarm = new Alarm(term, () => this.#trashPump.kick())
   }
 
+  /** At the start of a term, and when deletes are no longer held. */
   start(): void {
     this.#pump.kick()
     this.#trashPump.kick()
@@ -51,6 +52,8 @@ export class Garbage {
   async #reclaim(): Promise<void> {
     const graceMs = this.#term.config.gcGraceMs
     for (;;) {
+      // Taken up again by `start`.
+      if (this.#term.deletesHeld) return
       const beforeMs = this.#term.env.clock.wallMs() - graceMs
       const due = beforeMs < 0 ? [] : await this.#term.queries.garbage(beforeMs, reclaimMax)
       if (due.length === 0) break

@@ -8,10 +8,11 @@
 
 import type { Effect } from '../../../core/meta/commands.ts'
 import type { DiskRecord } from '../../../core/meta/records.ts'
-import { formatChunkId } from '../../../model/ids.ts'
+import { formatChunkId, type NodeId } from '../../../model/ids.ts'
 import type { Sample } from '../../../ports/metrics.ts'
 import type { AppliedReply } from '../types.ts'
 import { Changes } from './changes.ts'
+import { ClientSessions } from './client-sessions.ts'
 import { controlSamples, controlStatus, type ControlStatus } from './control-status.ts'
 import { Deletes } from './deletes.ts'
 import { DiskScan } from './disk-scan.ts'
@@ -47,10 +48,14 @@ export class Leadership {
   readonly #leases: Leases
   readonly #garbage: Garbage
   readonly #scan: DiskScan
+  readonly #clientSessions: ClientSessions
   readonly #roomAlarm: Alarm
   /** Disks whose new state is on its way into the log. */
   readonly #diskStates = new Set<number>()
   #holding = true
+  /** What the cluster record said last. */
+  #held: boolean
+  #incarnation: number
 
   constructor(term: Term) {
     this.#term = term
@@ -92,6 +97,9 @@ export class Leadership {
     })
     this.#garbage = new Garbage(term)
     this.#scan = this.#makeScan()
+    this.#clientSessions = new ClientSessions(term)
+    this.#held = term.deletesHeld
+    this.#incarnation = term.incarnation
     this.#term.run('take office', () => this.#start())
   }
 
@@ -117,6 +125,15 @@ export class Leadership {
       surplus: () => this.#trim.size,
       scanned: () => this.#scan.complete,
     })
+  }
+
+  storageVersions(): { id: NodeId; versionMax: number }[] {
+    const nodes = [...this.topology.nodes.values()].filter((node) => node.record.mode !== 'decommissioned')
+    return nodes.map(({ id }) => ({ id, versionMax: this.sessions.versionOf(id) }))
+  }
+
+  heldBack(): number {
+    return this.#reconcile.heldBack
   }
 
   /** SessionEvents. */
@@ -177,7 +194,23 @@ export class Leadership {
     for (const disk of [...this.topology.disks.values()].sort((a, b) => a.number - b.number)) {
       this.#scan.add(disk.number, !disk.record.live)
     }
+    await this.#clientSessions.load()
     await this.#repair.scanShort()
+  }
+
+  #clusterChanged(): void {
+    if (this.#term.incarnation > this.#incarnation) {
+      this.#incarnation = this.#term.incarnation
+      this.sessions.fenceAll('the metadata was recovered')
+    }
+    const resumed = this.#held && !this.#term.deletesHeld
+    this.#held = this.#term.deletesHeld
+    if (!resumed) return
+    this.#term.log.info('deletes go on')
+    this.#deletes.resume()
+    this.#garbage.start()
+    this.#trim.resume()
+    this.#reconcile.resume(this.sessions.all())
   }
 
   #makeScan(): DiskScan {
@@ -208,6 +241,9 @@ export class Leadership {
     else if (effect.kind === 'deleting') this.#deletes.add(effect.disk, effect.chunk)
     else if (effect.kind === 'node') this.topology.nodeChanged(effect.node)
     else if (effect.kind === 'disk') this.topology.diskChanged(effect.disk)
+    else if (effect.kind === 'session') {
+      this.#clientSessions.changed(effect.session, effect.open, effect.expiresMs)
+    } else if (effect.kind === 'cluster') this.#clusterChanged()
     else if (effect.kind === 'corrupt') {
       const node = this.topology.nodeOf(effect.disk)?.id
       const { disk, finding } = effect

@@ -1,7 +1,7 @@
 /**
  * The leader's end of one node's stream: orders down, results up.
  *
- * Every order carries the term, a number that is unique in the term, and a deadline that is shorter on the node than
+ * Every order carries the fence, a number that is unique in the term, and a deadline that is shorter on the node than
  * here, so that an order is never given up here while the node may still carry it out. A result is matched by order
  * number on the stream the order went out on; anything else is ignored, so a late result of an old stream means nothing.
  * Bounds: `ordersMax` orders outstanding on a stream, `pagesMax` pages of a report that are not looked at yet. The stream
@@ -202,7 +202,7 @@ export class Orders {
       this.#take(order)?.fail(new StoreError('TIMEOUT', `node ${this.node} did not answer an order in time`))
     })
     this.#outstanding.set(order, { ...waiting, timer })
-    this.#stream.send({ ...body, order, term: this.#term.number, deadlineMs })
+    this.#stream.send({ ...body, order, term: this.#term.fence, deadlineMs })
     return order
   }
 }

@@ -60,6 +60,8 @@ export class Reconcile {
   readonly #doubtPump: Pump
   readonly #doubtAlarm: Alarm
   #doubtsCount = 0
+  /** Replicas nobody knows, by disk, as its last full report showed while deletes are held. */
+  readonly #heldBack = new Map<DiskNumber, number>()
 
   constructor(term: Term, parts: ReconcileParts) {
     this.#term = term
@@ -81,10 +83,28 @@ export class Reconcile {
   attached(session: Session): void {
     for (const disk of session.disks) {
       const record = this.#parts.topology.disks.get(disk.number)?.record
+      // While deletes are held it is compared again only to know what they hold back.
       if (record?.reconciled === true && record.generation === disk.generation) continue
       this.#settled.set(disk.number, this.#term.nowMs() + settleMs)
     }
     this.#term.run('reconcile the disks of a node', () => this.#untilDone(session))
+  }
+
+  /** Replicas nobody knows that stay because deletes are held, as far as disks have reported. */
+  get heldBack(): number {
+    let sum = 0
+    for (const replicas of this.#heldBack.values()) sum += replicas
+    return sum
+  }
+
+  /** Deletes are no longer held: what was only counted is looked for again. */
+  resume(sessions: readonly Session[]): void {
+    this.#heldBack.clear()
+    for (const session of sessions) {
+      this.#term.run('look for what was held back', async () => {
+        for (const disk of session.disks) await this.#compare(session, disk)
+      })
+    }
   }
 
   /** Repair waits until then for the disk's copies to count again; 0 when it does not wait. */
@@ -99,7 +119,8 @@ export class Reconcile {
     if (chunks.length === 0) return 0
     const { orphans, wanted, newer } = await this.#sort(disk, chunks)
     if (newer > 0) this.#term.log.warn('chunks newer than the metadata are kept', { disk, chunks: newer })
-    this.#parts.deletes.addOrphans(disk, orphans)
+    // Not queued: nothing may be copied to where a deletion waits, and this one may wait for days.
+    if (!this.#term.deletesHeld) this.#parts.deletes.addOrphans(disk, orphans)
     await this.#welcome(disk, wanted)
     return orphans.length
   }
@@ -178,7 +199,7 @@ export class Reconcile {
     const record = await this.#term.queries.disk(disk.number)
     if (record === undefined || record.generation !== disk.generation || !record.live) return true
     try {
-      if (!record.reconciled) await this.#compare(session, disk)
+      if (!record.reconciled || this.#term.deletesHeld) await this.#compare(session, disk)
     } catch (error) {
       // Without a session the node has to attach again anyway; with one, it gets another order.
       if (isStoreError(error) && error.code === 'UNAVAILABLE') return true
@@ -197,6 +218,7 @@ export class Reconcile {
       await this.#comparePage(disk.number, page, findings)
       await this.#settle(disk, findings)
     })
+    if (this.#term.deletesHeld) this.#heldBack.set(disk.number, findings.orphans)
     const reply = await this.#term.propose({ kind: 'reconciled', disk: disk.number, generation: disk.generation })
     const fields = {
       disk: disk.number,

@@ -8,7 +8,7 @@
  */
 
 import { asStoreError, StoreError } from '../../../model/errors.ts'
-import { type DiskNumber, isHexId, isNodeId, type NodeId } from '../../../model/ids.ts'
+import { type DiskNumber, formatChunkId, isHexId, isNodeId, type NodeId } from '../../../model/ids.ts'
 import { type DiskState, diskStates } from '../../../model/words.ts'
 import { hexId, nameOf, safeCounter } from '../../../wire/checks.ts'
 import type { holdfast } from '../../../wire/messages.ts'
@@ -53,6 +53,8 @@ export interface SessionEvents {
 }
 
 const disksPerNodeMax = 256
+/** Cluster version from which ids are reserved. */
+const reservationVersion = 2
 const findingBytesMax = 500
 
 export class Sessions {
@@ -62,6 +64,7 @@ export class Sessions {
   readonly #byNode = new Map<NodeId, Session>()
   readonly #byDisk = new Map<DiskNumber, Session>()
   readonly #streams = new Set<NodeStream>()
+  readonly #versions = new Map<NodeId, number>()
   #orders = 0
 
   /** Registrations wait for `loaded`: the view of the nodes they are about. */
@@ -78,6 +81,15 @@ export class Sessions {
   /** The session of the node that holds the disk, when it is attached. */
   ofDisk(disk: DiskNumber): Session | undefined {
     return this.#byDisk.get(disk)
+  }
+
+  all(): Session[] {
+    return [...this.#byNode.values()]
+  }
+
+  /** Highest version that the node's program supports; 0 when it did not register in this term. */
+  versionOf(node: NodeId): number {
+    return this.#versions.get(node) ?? 0
   }
 
   /** Takes a new stream. */
@@ -119,6 +131,11 @@ export class Sessions {
     this.#byNode.get(node)?.orders.close(new StoreError('FENCED', `node ${node} must register again: ${reason}`))
   }
 
+  /** Ends every session: all nodes register again. */
+  fenceAll(reason: string): void {
+    for (const node of this.#byNode.keys()) this.fence(node, reason)
+  }
+
   /** The term is over. */
   end(): void {
     const error = notLeader(this.#term.replicator)
@@ -131,7 +148,7 @@ export class Sessions {
   async #register(stream: NodeStream, request: holdfast.v1.Register): Promise<Session> {
     await this.#loaded
     this.#term.check()
-    if (request.termSeen > this.#term.number) throw notLeader(this.#term.replicator)
+    if (request.termSeen > this.#term.fence) throw notLeader(this.#term.replicator)
     const cluster = await this.#term.queries.cluster()
     if (cluster === undefined) throw notLeader(this.#term.replicator)
     if (request.clusterId !== '' && request.clusterId !== cluster.clusterId) {
@@ -147,6 +164,7 @@ export class Sessions {
       )
     }
     const proposal = registration(request)
+    await this.#reserveIds(request, cluster.nextChunk)
     const reply = await this.#term.propose(proposal)
     if (!reply.ok) throw new StoreError(reply.code, reply.message)
     if (reply.kind !== 'registered') throw new StoreError('INTERNAL', 'registerNode was answered by another reply')
@@ -155,8 +173,9 @@ export class Sessions {
     const orders = new Orders(this.#term, request.node, stream, () => ++this.#orders)
     const { node, incarnation } = request
     const session: Session = { node, incarnation, disks: [...reply.disks], orders }
+    this.#versions.set(node, request.versionMax)
     stream.send({
-      term: this.#term.number,
+      term: this.#term.fence,
       registered: {
         clusterId: cluster.clusterId,
         disks: reply.disks.map((disk) => ({ ...disk })),
@@ -164,6 +183,22 @@ export class Sessions {
       },
     })
     return session
+  }
+
+  /**
+   * A disk that holds an id beyond every one that was handed out is newer than this metadata: its ids must not be handed
+   * out again, and nothing may be deleted until someone has looked (docs/RULES.md, rule 2).
+   */
+  async #reserveIds(request: holdfast.v1.Register, nextChunk: number): Promise<void> {
+    let highest = 0
+    for (const disk of request.disks) highest = Math.max(highest, safeCounter(disk.chunkIdMax, 'chunk_id_max'))
+    if (highest < nextChunk || this.#term.version < reservationVersion) return
+    this.#term.log.warn('a disk holds chunks newer than the metadata: deletes are held', {
+      node: request.node,
+      chunk: formatChunkId(highest),
+    })
+    const reply = await this.#term.propose({ kind: 'reserveChunkIds', above: highest + 1 })
+    if (!reply.ok) throw new StoreError(reply.code, `register ${request.node}: ${reply.message}`)
   }
 
   #enter(session: Session): void {
@@ -208,7 +243,7 @@ export class Sessions {
     const waits = this.#events.heartbeat(session, heartbeatFacts(session, heartbeat))
     const answer = (): void => {
       if (this.#byNode.get(session.node) !== session) return
-      stream.send({ term: this.#term.number, beat: { sequence: heartbeat.sequence, meta: this.#metaAddresses() } })
+      stream.send({ term: this.#term.fence, beat: { sequence: heartbeat.sequence, meta: this.#metaAddresses() } })
     }
     if (waits === undefined) answer()
     else waits.then(answer).catch((error: unknown) => this.#term.report('findings of a heartbeat', error))

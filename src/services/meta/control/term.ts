@@ -12,6 +12,9 @@ import { isStoreError, StoreError } from '../../../model/errors.ts'
 import type { Timer } from '../../../ports/clock.ts'
 import type { Env } from '../../../ports/env.ts'
 import type { Log } from '../../../ports/log.ts'
+import { fenceOf } from '../../../model/fence.ts'
+import type { MetaMachine } from '../machine.ts'
+import { checkProposal } from '../proposals.ts'
 import type { MetaQueries } from '../queries.ts'
 import type { Replicator } from '../types.ts'
 
@@ -21,7 +24,7 @@ export type Proposal = WithoutNow<Command>
 
 export interface ControlDeps {
   readonly replicator: Replicator
-  readonly queries: MetaQueries
+  readonly machine: Pick<MetaMachine, 'queries' | 'cluster'>
 }
 
 const retryMs = 100
@@ -33,6 +36,7 @@ export class Term {
   readonly config: MetaConfig
   readonly queries: MetaQueries
   readonly replicator: Replicator
+  readonly #machine: ControlDeps['machine']
   readonly #abort = new AbortController()
   readonly #timers = new Set<Timer>()
 
@@ -41,8 +45,30 @@ export class Term {
     this.env = env
     this.log = env.log.with({ term: number })
     this.config = config
-    this.queries = deps.queries
+    this.queries = deps.machine.queries
     this.replicator = deps.replicator
+    this.#machine = deps.machine
+  }
+
+  /** Cluster version in force. */
+  get version(): number {
+    return this.#machine.cluster()?.version ?? 0
+  }
+
+  /** Rises with every recovery of the metadata, whether or not the state has been told already. */
+  get incarnation(): number {
+    return Math.max(this.#machine.cluster()?.incarnation ?? 1, this.replicator.clusterIncarnation())
+  }
+
+  /** What every order carries; nodes refuse what is lower than they have seen. */
+  get fence(): number {
+    return fenceOf(this.number, this.incarnation)
+  }
+
+  /** No replica is deleted physically, nor given up for deletion (docs/RULES.md, rule 2). */
+  get deletesHeld(): boolean {
+    const cluster = this.#machine.cluster()
+    return cluster === undefined || cluster.deletesHeld || this.incarnation > cluster.incarnation
   }
 
   get over(): boolean {
@@ -76,6 +102,7 @@ export class Term {
       try {
         // The union loses its members' identity in the spread; the fields are those of `proposal`.
         const command = { ...proposal, nowMs: this.env.clock.wallMs() } as Command
+        checkProposal(command, { version: this.version, lowSpace: false })
         return await this.replicator.propose(encodeCommand(command))
       } catch (error) {
         if (!isStoreError(error) || (error.code !== 'UNAVAILABLE' && error.code !== 'OVERLOADED')) throw error

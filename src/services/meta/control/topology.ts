@@ -176,11 +176,7 @@ export class Topology {
   }
 
   replicaState(disk: DiskNumber, stored: StoredReplicaState): ReplicaState {
-    if (stored === 'corrupt' || stored === 'deleting') return stored
-    const record = this.disks.get(disk)?.record
-    if (stored === 'missing' || record === undefined || !record.live) return 'lost'
-    if (stored === 'copying') return 'copying'
-    return record.reconciled ? 'current' : 'stale'
+    return shownReplicaState(this.disks.get(disk)?.record, stored)
   }
 
   addresses(numbers: Iterable<DiskNumber>): holdfast.v1.DiskAddress.$Properties[] {
@@ -324,4 +320,12 @@ interface DiskUsage {
   readonly usedBytes: number
   readonly freeForNewBytes: number
   readonly chunks: number
+}
+
+/** What a stored replica is worth now, by its disk. */
+export function shownReplicaState(disk: DiskRecord | undefined, stored: StoredReplicaState): ReplicaState {
+  if (stored === 'corrupt' || stored === 'deleting') return stored
+  if (stored === 'missing' || disk === undefined || !disk.live) return 'lost'
+  if (stored === 'copying') return 'copying'
+  return disk.reconciled ? 'current' : 'stale'
 }

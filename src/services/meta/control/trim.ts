@@ -58,8 +58,13 @@ export class Trim {
     this.#pump.kick()
   }
 
+  /** Deletes are no longer held. */
+  resume(): void {
+    this.#pump.kick()
+  }
+
   async #pass(): Promise<void> {
-    while (this.#chunks.size > 0) {
+    while (this.#chunks.size > 0 && !this.#term.deletesHeld) {
       const decisions: Decision[] = []
       for (const chunk of this.#chunks) {
         if (decisions.length >= batchMax) break
@@ -124,7 +129,7 @@ export class Trim {
       const found = proofs.get(disk)
       if (found?.intact.includes(chunk)) proof.push({ disk, generation: found.generation })
     }
-    if (proof.length < wanted) {
+    if (proof.length < wanted || this.#term.deletesHeld) {
       this.#postpone(chunk)
       return
     }

@@ -108,6 +108,7 @@ export class FakeNode {
   incarnation: string
   clusterId = ''
   termSeen = 0
+  versionMax = 2
   freeForNewBytes = 99 * gib
   /** What it answers to orders to copy; empty: it copies. */
   copyCode = ''
@@ -167,7 +168,7 @@ export class FakeNode {
         incarnation: this.incarnation,
         disks: [this.#report()],
         termSeen: this.termSeen,
-        versionMax: 1,
+        versionMax: this.versionMax,
       },
     })
     this.#end = end
@@ -200,7 +201,7 @@ export class FakeNode {
       usedBytes: gib,
       freeForNewBytes: this.freeForNewBytes,
       chunks: this.chunks.size,
-      chunkIdMax: 0,
+      chunkIdMax: Math.max(0, ...this.chunks.keys()),
       clean: true,
       rebuilt: false,
     }

@@ -128,7 +128,7 @@ describe('controllers: leadership and placement', () => {
     const gauges = (): Record<string, number> =>
       Object.fromEntries(
         world.control
-          .samples(world.machine.chunks())
+          .samples(world.machine.applied().chunks)
           .map(({ name, labels, value }) => [`${name} ${Object.values(labels ?? {}).join()}`, value]),
       )
     expect(gauges()).to.deep.equal({

@@ -50,7 +50,7 @@ export class ControlWorld {
     this.machine = machine
     this.control = createControl(
       this.#env(),
-      { replicator: this.#replicator(), queries: machine.queries },
+      { replicator: this.#replicator(), machine },
       {
         ...baseConfig,
         ...config,
@@ -66,7 +66,7 @@ export class ControlWorld {
   }
 
   /** A cluster that leads in term 1, with storage nodes s1, s2, ... in the given zones, all attached. */
-  static async make(zones: readonly string[], config: Partial<MetaConfig> = {}): Promise<ControlWorld> {
+  static async make(zones: readonly string[], config: Partial<MetaConfig> = {}, version = 1): Promise<ControlWorld> {
     const files = new Map<string, Uint8Array>()
     const memoryFiles: Files = {
       read: async (name) => files.get(name),
@@ -74,11 +74,12 @@ export class ControlWorld {
       overwrite: async (name, bytes) => void files.set(name, bytes),
       remove: async (name) => void files.delete(name),
       list: async () => [...files.keys()],
+      freeBytes: async () => 1024 ** 4,
     }
     const machine = await openMachine({ files: memoryFiles, kv: new MemoryKvFactory() })
     const world = new ControlWorld(machine, config)
     world.leads = true
-    await world.propose({ kind: 'found', clusterId: hex(1), version: 1 })
+    await world.propose({ kind: 'found', clusterId: hex(1), version })
     world.control.become(1)
     world.nodes = zones.map((zone, i) => new FakeNode(world, i + 1, zone))
     for (const node of world.nodes) node.attach()
@@ -95,6 +96,9 @@ export class ControlWorld {
   accept(stream: NodeStream): void {
     this.#acceptStream(stream)
   }
+
+  /** Of the cluster, as the replicator knows it. */
+  incarnation = 1
 
   /** Another node leads from here on; `back` makes this one the leader again, in a later term. */
   resign(): void {
@@ -239,7 +243,7 @@ export class ControlWorld {
       addMember: async () => true,
       removeMember: async () => undefined,
       transfer: async () => 'm1',
-      clusterIncarnation: () => 1,
+      clusterIncarnation: () => this.incarnation,
       setVersion: () => undefined,
       lowSpace: () => false,
       status: () => ({ leaderAddresses: ['elsewhere:1'], peers: [] }) as unknown as ReplicatorStatus,

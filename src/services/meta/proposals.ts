@@ -1,0 +1,49 @@
+/**
+ * What may be proposed now: one place that every command passes on its way into the log.
+ *
+ * The leader proposes nothing above the cluster version (docs/RULES.md, rule 15), and nothing that grows the metadata
+ * while its disk is almost full (rule 17). Upkeep, deletes and changes of the cluster itself go on.
+ */
+
+import { type Command, versionOf } from '../../core/meta/commands.ts'
+import { StoreError } from '../../model/errors.ts'
+
+/** What decides it. */
+export interface ProposalRules {
+  /** Cluster version in force; undefined before the cluster is founded. */
+  readonly version: number | undefined
+  readonly lowSpace: boolean
+}
+
+/** Throws INCOMPATIBLE_VERSION or NO_SPACE, both definite. */
+export function checkProposal(command: Command, rules: ProposalRules): void {
+  const needed = versionOf(command.kind)
+  if (rules.version !== undefined && needed > rules.version) {
+    throw new StoreError(
+      'INCOMPATIBLE_VERSION',
+      `the cluster runs version ${rules.version}, this needs ${needed}: upgrade all nodes, then run "holdfast upgrade"`,
+      { outcome: 'definite' },
+    )
+  }
+  if (rules.lowSpace && grows(command)) {
+    throw new StoreError(
+      'NO_SPACE',
+      'the disk of the metadata is almost full: remove objects, or make room on the meta nodes',
+      { outcome: 'definite' },
+    )
+  }
+}
+
+function grows(command: Command): boolean {
+  switch (command.kind) {
+    case 'createBucket':
+    case 'grantLease':
+    case 'stagePage':
+    case 'commitChunks':
+      return true
+    case 'commit':
+      return command.operations.some((operation) => operation.kind !== 'delete')
+    default:
+      return false
+  }
+}

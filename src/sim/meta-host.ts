@@ -1,0 +1,185 @@
+/**
+ * A meta node of a simulated run: the real service, and what of it outlives its processes.
+ *
+ * After every event the oracles look at who leads and at what was applied: index, digest, and each entry between. A node
+ * that cannot go on ends by itself, as the real process does; that is a failure of the run unless its disk was made to
+ * fail. A node that refuses to start is `gone` when its disk was damaged, and a failure of the run otherwise.
+ */
+
+import type { MetaConfig } from '../config/types.ts'
+import type { RaftLimits } from '../core/raft/types.ts'
+import { asStoreError, type ErrorCode } from '../model/errors.ts'
+import { decodeEntry, entryKey, hardKey, hardRecord, unseal } from '../services/meta/log-format.ts'
+import { createMetaNode, type MetaNode } from '../services/meta/meta.ts'
+import { SimProcess } from './clock.ts'
+import { exitProcess, killProcess, type SimContext, type Victim } from './context.ts'
+import { type DiskTimes, SimDevice } from './disk.ts'
+import { SimFilesDisk } from './files.ts'
+import { SimKvDisk } from './kv.ts'
+import type { Seeded } from './seed.ts'
+
+const logStore = 'raft-log'
+const capacityBytes = 1024 * 1024 * 1024
+
+/** With what a node with a damaged disk may refuse to start. */
+const refusals: readonly ErrorCode[] = ['CORRUPT', 'DATA_LOST', 'WRONG_CLUSTER']
+
+export class MetaHost implements Victim {
+  readonly host: SimProcess
+  readonly kind = 'meta'
+  readonly device: SimDevice
+  readonly devices: readonly SimDevice[]
+  readonly kv: SimKvDisk
+  node: MetaNode | undefined
+  /** It refused to start, or is out of the cluster: only another node can take its place. */
+  gone = false
+  /** It was, or is being, removed from the cluster: it may end as soon as it hears of that. */
+  removed = false
+  readonly #context: SimContext
+  readonly #config: MetaConfig
+  readonly #limits: Partial<RaftLimits>
+  readonly #files: SimFilesDisk
+  readonly #random: Seeded
+  /** Its disk rotted or was wiped since it last started. */
+  #damaged = false
+  /** Applied entries up to here were compared with those of the other nodes. */
+  #compared = 0
+  /** Nothing of this incarnation was compared yet: its state may be behind what the last one had applied. */
+  #fresh = true
+  /** Store of the state; another one after a snapshot was installed. */
+  #store = ''
+  #installed = false
+
+  constructor(context: SimContext, config: MetaConfig, times: DiskTimes, limits: Partial<RaftLimits>) {
+    this.#context = context
+    this.#config = config
+    this.#limits = limits
+    this.host = new SimProcess(config.id)
+    this.#random = context.random.fork(config.id)
+    this.device = new SimDevice(context.world, this.#random.fork('device'), times, capacityBytes)
+    this.devices = [this.device]
+    this.kv = new SimKvDisk(this.#random.fork('kv'), this.device)
+    this.#files = new SimFilesDisk(this.#random.fork('files'), this.device)
+    this.kv.onBatch((store) => {
+      if (!store.startsWith('state') || store === this.#store) return
+      this.#installed = this.#store !== ''
+      this.#store = store
+    })
+  }
+
+  start(): void {
+    const { host } = this
+    host.alive = true
+    const env = this.#context.env(host, () => this.device.faulted || this.#damaged || this.removed)
+    const stores = { files: this.#files.port(host), kv: this.kv.factory(host) }
+    const node = createMetaNode(env, stores, this.#config, this.#limits)
+    this.node = node
+    this.#fresh = true
+    this.#installed = false
+    node.onFatal((reason) => this.#fatal(reason))
+    node.bind(this.#context.net.listen(host, this.#config.advertise))
+    const { incarnation } = host
+    node.start().catch((error: unknown) => {
+      if (host.incarnation === incarnation) this.#refused(error)
+    })
+  }
+
+  get address(): string {
+    return this.#config.listen
+  }
+
+  #fatal(reason: Error): void {
+    if (this.removed) this.#leave(reason.message)
+    else if (this.device.faulted) this.#exit(reason.message)
+    else this.#context.fail(reason)
+  }
+
+  #refused(error: unknown): void {
+    const failure = asStoreError(error, `start ${this.host.id}`)
+    if (this.removed || (this.#damaged && refusals.includes(failure.code))) this.#leave(failure.message)
+    else if (this.device.faulted) this.#exit(failure.message)
+    else this.#context.fail(failure)
+  }
+
+  /** It cannot be what it was any more. */
+  #leave(why: string): void {
+    this.gone = true
+    this.#exit(why)
+  }
+
+  #exit(why: string): void {
+    this.#context.world.note(this.host.id, `ends: ${why}`)
+    exitProcess(this, this.#context.world)
+  }
+
+  crash(): void {
+    killProcess(this.host, this.#context.net)
+    this.node = undefined
+    this.kv.crash()
+    this.#files.crash()
+    this.device.faulted = false
+  }
+
+  /**
+   * Flips a bit of an entry of its log that it knows to be synced; the node must not run. False when there is none: what
+   * is beyond the watermark cannot be told from a torn write.
+   */
+  rotLog(): boolean {
+    const sealed = this.kv.peek(logStore, hardKey)
+    const hard = sealed === undefined ? undefined : unseal(hardRecord, sealed)
+    if (hard === undefined) return false
+    const entries = [...this.kv.entries(logStore, entryKey(0), entryKey(hard.watermark + 1))]
+    if (entries.length === 0) return false
+    const { key, value } = this.#random.pick(entries)
+    const at = this.#random.below(value.length)
+    this.kv.tamper(logStore, key, (bytes) => {
+      bytes[at] = (bytes[at] as number) ^ (1 << this.#random.below(8))
+      return bytes
+    })
+    this.#damaged = true
+    return true
+  }
+
+  /** Its directory is empty from now on; the node must not run. */
+  wipe(): void {
+    this.kv.wipe()
+    this.#files.wipe()
+    this.#damaged = true
+  }
+
+  /** Looks at who leads and what was applied; called after every event. */
+  check(): void {
+    const { node, host } = this
+    if (node === undefined) return
+    const { invariants, world } = this.#context
+    const status = node.status()
+    if (status.role === 'leader') invariants.leads(host.id, status.term)
+    const { index, digest } = node.applied()
+    if (index === 0 || (index === this.#compared && !this.#fresh)) return
+    if (index < this.#compared && !this.#fresh) {
+      throw new Error(`applied of ${host.id} went back from ${this.#compared} to ${index}`)
+    }
+    world.note(host.id, `applied ${index}`)
+    invariants.digest(host.id, index, digest)
+    // What came as a snapshot is not in the log, which may still be the one that the snapshot replaces.
+    const from = this.#installed ? index : Math.min(this.#compared, index)
+    for (let at = from + 1; at <= index; at++) {
+      const stored = this.kv.peek(logStore, entryKey(at))
+      const entry = stored === undefined ? undefined : decodeEntry(stored)?.entry
+      if (entry !== undefined) invariants.applied(host.id, entry)
+    }
+    this.#compared = index
+    this.#fresh = false
+    this.#installed = false
+  }
+
+  /** What the state has under a key, as applied; undefined while the node does not run. */
+  peek(): ((key: Uint8Array) => Uint8Array | undefined) | undefined {
+    const { node } = this
+    return node === undefined || this.#fresh ? undefined : (key) => node.peek(key)
+  }
+
+  get appliedIndex(): number {
+    return this.#compared
+  }
+}

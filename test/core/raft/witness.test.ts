@@ -1,0 +1,249 @@
+/** Two full members and a witness: what it holds, when it counts, and that losing either full member loses nothing. */
+
+import { expect } from 'chai'
+import { crc32c } from '../../../src/base/crc32c.ts'
+import { utf8 } from '../../../src/base/bytes.ts'
+import { decodeReceipt } from '../../../src/core/raft/receipts.ts'
+import { configOf, memberOf, TestNetwork, type TestNode } from './network.ts'
+
+const pair = ['a', 'b', 'w:witness']
+
+function cluster(): TestNetwork {
+  const net = TestNetwork.of(pair)
+  net.elect('a')
+  net.tick(2)
+  return net
+}
+
+const last = (node: TestNode): number => node.raft.view.lastIndex
+
+describe('raft witness', () => {
+  it('a witness holds receipts of commands and everything else whole', () => {
+    const net = cluster()
+    net.propose('a', 'payload')
+    net.tick(2)
+    const { entries } = net.node('w').disk
+    const receipt = entries.find(({ index }) => index === 3)
+    expect(receipt?.type).to.equal('receipt')
+    const held = decodeReceipt(receipt?.payload ?? new Uint8Array(0))
+    expect(held).to.deep.equal({ type: 'command', length: 7, crc: crc32c(utf8('payload')) })
+    expect(entries.find(({ index }) => index === 2)).to.include({ type: 'noop', term: 2 })
+    net.checkAgreement()
+  })
+
+  it('a witness is sent an entry only when the other full member has it', () => {
+    const net = cluster()
+    const before = last(net.node('w'))
+    net.drops = (message) => message.kind === 'append' && message.to === 'b'
+    net.propose('a', 'x')
+    net.tick(6)
+    expect(last(net.node('w'))).to.equal(before)
+    expect(net.node('a').raft.view).to.include({ commit: before, solo: false })
+    net.heal()
+    net.tick(3)
+    expect(last(net.node('w'))).to.equal(before + 1)
+  })
+
+  it('when the other full member is silent for an election timeout, the leader goes on alone and says so', () => {
+    const net = cluster()
+    net.kill('b')
+    const index = net.propose('a', 'x')
+    net.tick(8)
+    expect(net.node('a').raft.view).to.include({ solo: false, commit: 2 })
+    net.tick(6)
+    expect(net.node('a').raft.view).to.include({ role: 'leader', solo: true })
+    expect(net.node('a').raft.view.commit).to.be.at.least(index + 1)
+    expect(net.node('a').disk.entries.map(({ type }) => type)).to.include('solo')
+    expect(net.node('w').disk.entries.at(-1)?.type).to.equal('solo')
+  })
+
+  it('a full member whose disk stands still is waited for no longer than an election timeout', () => {
+    const net = cluster()
+    net.node('b').stalled = true
+    const index = net.propose('a', 'x')
+    net.tick(13)
+    expect(net.node('a').raft.view.solo).to.equal(true)
+    expect(net.node('a').raft.view.commit).to.be.at.least(index)
+  })
+
+  it('being alone ends when the other one has everything that the witness has', () => {
+    const net = cluster()
+    net.kill('b')
+    for (let i = 0; i < 20; i++) net.propose('a', 'x')
+    net.tick(14)
+    net.restart('b')
+    net.drops = (message) => message.kind === 'append' && message.to === 'b' && message.entries.length > 0
+    net.tick(8)
+    expect(net.node('a').raft.view.solo, 'b is back, but lacks entries').to.equal(true)
+    net.heal()
+    net.tick(4)
+    expect(net.node('a').raft.view.solo).to.equal(false)
+    expect(last(net.node('b'))).to.equal(last(net.node('a')))
+    net.drops = (message) => message.kind === 'append' && message.to === 'b'
+    const before = last(net.node('w'))
+    net.propose('a', 'again together')
+    net.tick(4)
+    expect(last(net.node('w'))).to.equal(before)
+  })
+
+  it('it ends under load too: the witness does not run ahead of a member that is near', () => {
+    const net = cluster()
+    net.kill('b')
+    for (let i = 0; i < 300; i++) net.propose('a', 'x')
+    net.tick(14)
+    net.restart('b')
+    for (let i = 0; i < 20; i++) {
+      for (let j = 0; j < 20; j++) net.node('a').raft.propose(utf8('load'))
+      net.tick(1)
+    }
+    expect(net.node('a').raft.view.solo).to.equal(false)
+    net.tick(4)
+    net.checkAgreement()
+  })
+
+  it('losing the leader: the other member is elected by the witness and goes on alone', () => {
+    const net = cluster()
+    for (let i = 0; i < 10; i++) net.propose('a', `x${i}`)
+    net.settle()
+    const { commit } = net.node('a').raft.view
+    net.kill('a')
+    net.tick(40)
+    const { raft } = net.node('b')
+    expect(raft.view).to.include({ role: 'leader', solo: true })
+    expect(raft.view.commit).to.be.above(commit)
+    const index = net.propose('b', 'served')
+    net.tick(2)
+    expect(raft.view.commit).to.be.at.least(index)
+    net.restart('a')
+    net.tick(20)
+    expect(raft.view.solo).to.equal(false)
+    net.checkAgreement()
+  })
+
+  it('losing the witness: the pair goes on and is never alone', () => {
+    const net = cluster()
+    net.kill('w')
+    const index = net.propose('a', 'x')
+    net.tick(30)
+    expect(net.node('a').raft.view).to.include({ role: 'leader', solo: false })
+    expect(net.node('a').raft.view.commit).to.be.at.least(index)
+    net.restart('w')
+    net.tick(4)
+    expect(last(net.node('w'))).to.equal(last(net.node('a')))
+  })
+
+  it('what was acknowledged alone is not replaced: the witness does not elect the member that lacks it', () => {
+    const net = cluster()
+    net.kill('b')
+    net.tick(14)
+    const index = net.propose('a', 'acknowledged')
+    net.tick(2)
+    expect(net.node('a').raft.view.commit).to.be.at.least(index)
+    net.kill('a')
+    net.restart('b')
+    net.tick(100)
+    expect(net.node('b').raft.view.role).to.not.equal('leader')
+    net.restart('a')
+    net.tick(60)
+    expect(net.leader?.id).to.equal('a')
+    net.tick(10)
+    expect(net.node('b').raft.view.commit).to.be.at.least(index)
+    net.checkAgreement()
+  })
+
+  it('a witness never campaigns, is never handed leadership, and forgets a silent leader', () => {
+    const net = cluster()
+    expect(net.node('a').raft.transfer('w')).to.equal(false)
+    net.kill('a', 'b')
+    net.tick(100)
+    expect(net.node('w').raft.view).to.include({ role: 'follower', leader: '', term: 2 })
+    net.node('w').raft.campaign()
+    const { lastIndex } = net.node('w').raft.view
+    net.node('w').raft.step({ kind: 'timeoutNow', from: 'a', to: 'w', term: 2, lastIndex, lastTerm: 2 })
+    expect(net.node('w').raft.view).to.include({ role: 'follower', term: 2 })
+  })
+
+  it('a witness that is far behind is offered a snapshot, and does not hold compaction back', () => {
+    const net = cluster()
+    net.kill('w')
+    for (let i = 0; i < 30; i++) net.propose('a', 'x')
+    net.tick(12)
+    const leader = net.node('a')
+    expect(leader.raft.slowestMatch()).to.equal(last(leader))
+    leader.compact(last(leader) - 2)
+    net.restart('w')
+    net.tick(4)
+    expect(leader.snapshots).to.deep.equal(['w'])
+    leader.sendSnapshot(net.node('w'))
+    net.propose('a', 'y')
+    net.tick(3)
+    expect(last(net.node('w'))).to.equal(last(leader))
+  })
+
+  it('a witness is added beside exactly two voters, and removed before a third', () => {
+    const net = TestNetwork.of(['a', 'b'])
+    const { raft } = net.elect('a')
+    net.join('w', configOf(['a', 'b', 'w:witness']))
+    net.change({ kind: 'add', member: memberOf('w', 'witness') })
+    net.tick(4)
+    expect(raft.config.config).to.deep.equal(configOf(['a', 'b', 'w:witness']))
+    net.join('c', configOf(['a', 'b', 'c:learner', 'w:witness']))
+    net.change({ kind: 'add', member: memberOf('c', 'learner') })
+    net.tick(4)
+    expect(raft.change({ kind: 'promote', id: 'c' })).to.deep.include({ reason: 'invalid' })
+    expect(raft.change({ kind: 'remove', id: 'b' }), 'b is alive').to.deep.include({ reason: 'invalid' })
+    net.change({ kind: 'remove', id: 'w' })
+    net.tick(4)
+    expect(net.node('w').raft.membership(memberOf('w').incarnation)).to.equal('removed')
+    net.change({ kind: 'promote', id: 'c' })
+    net.tick(4)
+    expect(raft.config.config).to.deep.equal(configOf(['a', 'b', 'c']))
+  })
+
+  it('a leaving witness still votes and never campaigns', () => {
+    const net = cluster()
+    net.drops = (message) => message.kind === 'append' && message.to === 'b'
+    net.change({ kind: 'remove', id: 'w' })
+    net.tick(14)
+    expect(net.node('w').raft.config.config.members.at(-1)?.role).to.equal('leaving-witness')
+    net.kill('a')
+    net.heal()
+    net.tick(60)
+    expect(net.node('w').raft.view.role).to.equal('follower')
+    net.restart('a')
+    net.tick(60)
+    expect(net.leader?.id).to.equal('a')
+    net.tick(10)
+    expect(net.leader?.raft.config.config).to.deep.equal(configOf(['a', 'b']))
+  })
+
+  it('the witness is not removed while it is needed', () => {
+    const net = cluster()
+    net.kill('b')
+    net.tick(14)
+    const refused = net.node('a').raft.change({ kind: 'remove', id: 'w' })
+    expect(refused).to.deep.include({ reason: 'invalid' })
+    expect('why' in refused && refused.why).to.equal('no majority would answer after it, because b is silent')
+  })
+
+  it('a dead full member is replaced: removed by the other one and the witness, then a new one is promoted', () => {
+    const net = cluster()
+    net.kill('b')
+    net.tick(14)
+    net.change({ kind: 'remove', id: 'b' })
+    net.tick(4)
+    const { raft } = net.node('a')
+    expect(raft.config.config).to.deep.equal(configOf(['a', 'w:witness']))
+    expect(raft.view.solo, 'there is one copy').to.equal(true)
+    net.join('c', configOf(['a', 'c:learner', 'w:witness']))
+    net.change({ kind: 'add', member: memberOf('c', 'learner') })
+    net.tick(4)
+    net.change({ kind: 'promote', id: 'c' })
+    net.tick(6)
+    expect(raft.config.config).to.deep.equal(configOf(['a', 'c', 'w:witness']))
+    expect(raft.view.solo).to.equal(false)
+    net.kill('a')
+    net.tick(40)
+    expect(net.leader?.id).to.equal('c')
+  })
+})

@@ -1,0 +1,133 @@
+/**
+ * What clients do to a meta leader: too large a proposal, answers that nobody reads, ten thousand sessions. The node refuses
+ * in one line, its memory stays bounded, and the other clients do not notice.
+ */
+
+import { randomBytes } from 'node:crypto'
+import { expect } from 'chai'
+import { connect } from '../../src/main/index.ts'
+import type { Store } from '../../src/sdk/types.ts'
+import { TestCluster } from '../support/cluster.ts'
+import { DeafClient } from '../support/deaf-client.ts'
+import { residentMiB } from '../support/processes.ts'
+import { RawSession } from '../support/raw-session.ts'
+
+/** Sessions that a cluster keeps at most. */
+const sessionsMax = 16_384
+
+describe('real processes: clients that ask too much', function () {
+  this.timeout(120_000)
+  let cluster: TestCluster
+  let store: Store
+  let leader: string
+
+  before(async () => {
+    cluster = await TestCluster.start({ storage: 0 })
+    store = await connect({ meta: cluster.meta })
+    await store.buckets.create('clients')
+    leader = await cluster.leader()
+  })
+
+  after(async () => {
+    await store?.close()
+    await cluster?.stop()
+  })
+
+  async function raw(): Promise<RawSession> {
+    leader = await cluster.leader()
+    return await RawSession.open(cluster.node(leader).address)
+  }
+
+  /** Resident memory of the leader now, in MiB. */
+  function memory(): number {
+    return residentMiB(cluster.pid(leader)) ?? 0
+  }
+
+  it('refuses a proposal that is too large, definitely, and goes on', async () => {
+    const session = await raw()
+    const metadata = Array.from({ length: 16 }, (_, i) => ({ name: `n${i}`, value: 'x'.repeat(480) }))
+    const operation = (key: string, valid: boolean): object => ({
+      put: {
+        bucket: 'clients',
+        key,
+        etag: '0000000000000000',
+        metadata: valid ? metadata : metadata.map(({ name }) => ({ name, value: 'x'.repeat(600_000) })),
+        concern: 'quorum',
+        copies: 3,
+      },
+    })
+    const commit = async (operations: object[]): Promise<string> => {
+      const commitId = randomBytes(16).toString('hex')
+      const reply = await session.call({ commit: { commitId, operations } })
+      return reply.error?.code ?? 'ok'
+    }
+    // 9 MiB of metadata on one object; more operations than a commit takes; a key of a megabyte.
+    expect(await commit([operation('too-much-metadata', false)])).to.equal('INVALID_ARGUMENT')
+    const many = Array.from({ length: 5000 }, (_, i) => operation(`k${i}`, true))
+    expect(await commit(many)).to.equal('INVALID_ARGUMENT')
+    expect(await commit([operation('k'.repeat(1 << 20), true)])).to.equal('INVALID_ARGUMENT')
+    await session.close()
+    await store.put('clients', 'after-the-large', '')
+    expect(cluster.node(leader).running?.child.exitCode).to.equal(null)
+    expect(await cluster.leader()).to.equal(leader)
+  })
+
+  it('a client that never reads its replies costs bounded memory, and nobody else anything', async () => {
+    leader = await cluster.leader()
+    await store.put('clients', 'warm', '')
+    const before = memory()
+    const deaf = new DeafClient(cluster.node(leader).address, 16)
+    try {
+      const endMs = performance.now() + 4000
+      let slowestMs = 0
+      for (let i = 0; performance.now() < endMs; i++) {
+        const startMs = performance.now()
+        await store.put('clients', `beside-the-deaf/${i % 50}`, '')
+        slowestMs = Math.max(slowestMs, performance.now() - startMs)
+      }
+      expect(deaf.sent).to.be.greaterThan(1000)
+      expect(memory() - before, 'MiB more').to.be.lessThan(150)
+      expect(slowestMs).to.be.lessThan(3000)
+      expect(await cluster.leader()).to.equal(leader)
+    } finally {
+      deaf.close()
+    }
+    await store.put('clients', 'after-the-deaf', '')
+  })
+
+  it('keeps 10,000 sessions and more in bounded memory, refuses one too many, and never drops one that lives', async () => {
+    const client = await raw()
+    const ids = Array.from({ length: sessionsMax }, () => randomBytes(16).toString('hex'))
+    const before = memory()
+    const opened = await client.callAll(ids.map((session) => ({ openSession: { session } })))
+    // The store of this test may have a session of its own.
+    const refused = opened.filter((reply) => reply.error?.code === 'OVERLOADED').length
+    expect(refused).to.be.lessThan(8)
+    expect(opened.filter((reply) => reply.openSession !== null && reply.openSession !== undefined)).to.have.length(
+      ids.length - refused,
+    )
+    expect(memory() - before, 'MiB more').to.be.lessThan(200)
+    const extra = await client.call({ openSession: { session: randomBytes(16).toString('hex') } })
+    expect(extra.error?.code).to.equal('OVERLOADED')
+    // Sessions that live are kept and used: a call of one, twice with one number, happens once.
+    const [first] = ids as [string]
+    const make = {
+      session: first,
+      sequence: 1,
+      lowest: 1,
+      createBucket: { name: 'by-session', commitId: randomBytes(16).toString('hex') },
+    }
+    const twice = [await client.call(make), await client.call(make)]
+    expect(twice[0]?.createBucket?.bucket?.createdMs).to.be.greaterThan(0)
+    expect(twice[1]?.createBucket).to.deep.equal(twice[0]?.createBucket)
+    const kept = await client.callAll(ids.slice(0, 200).map((session) => ({ keepSession: { session } })))
+    expect(kept.filter((reply) => reply.error !== null && reply.error !== undefined)).to.deep.equal([])
+    // Room comes back, and a client without a session goes on all the while.
+    await store.put('clients', 'while-full', '')
+    await client.call({ closeSession: { session: ids[1] as string } })
+    const again = await client.call({ openSession: { session: randomBytes(16).toString('hex') } })
+    expect(again.error?.code).to.equal(undefined)
+    await client.close()
+    await cluster.untilAgreed()
+  })
+})

@@ -11,7 +11,9 @@ export interface MemberProcess {
 
 /** Three members on this machine, each its own process, with fsync on. */
 export interface Contender {
-  readonly name: 'holdfast' | 'etcd'
+  readonly kind: 'holdfast' | 'etcd'
+  /** What results call it. */
+  readonly name: string
   readonly members: readonly MemberProcess[]
   /** The member that leads now. */
   leader(): Promise<MemberProcess>
@@ -27,5 +29,5 @@ export interface Connection {
   put(key: string): Promise<void>
   /** Linearizable. */
   read(key: string): Promise<void>
-  close(): void
+  close(): Promise<void>
 }

@@ -106,7 +106,7 @@ class Http2Connection implements EtcdConnection {
     return header instanceof Uint8Array && leader !== undefined && fieldsOf(header).get(2) === leader
   }
 
-  close(): void {
+  async close(): Promise<void> {
     this.#session.destroy()
   }
 }

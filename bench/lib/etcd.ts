@@ -9,6 +9,7 @@ import { join } from 'node:path'
 import type { Contender, MemberProcess } from './contender.ts'
 import { connectEtcd } from './etcd-client.ts'
 import { pause } from './figures.ts'
+import { endProcess } from './processes.ts'
 
 /** What `etcd --version` says first, or undefined where it is not installed. */
 export function etcdVersion(): string | undefined {
@@ -26,6 +27,7 @@ interface Member {
 }
 
 class EtcdCluster implements Contender {
+  readonly kind = 'etcd'
   readonly name = 'etcd'
   readonly #directory: string
   readonly #log: number
@@ -87,14 +89,7 @@ class EtcdCluster implements Contender {
   }
 
   async stop(): Promise<void> {
-    await Promise.all(
-      this.#members.map(({ process: child }) => {
-        if (child.exitCode !== null || child.signalCode !== null) return undefined
-        const exited = new Promise((done) => child.once('exit', done))
-        child.kill('SIGKILL')
-        return exited
-      }),
-    )
+    await Promise.all(this.#members.map(({ process: child }) => endProcess(child, 'SIGKILL')))
   }
 }
 
@@ -103,7 +98,7 @@ async function leads(address: string): Promise<boolean> {
   try {
     const connection = await connectEtcd(address)
     const answer = await Promise.race([connection.leads(), pause(500).then(() => false)])
-    connection.close()
+    await connection.close()
     return answer
   } catch {
     return false

@@ -8,6 +8,9 @@ import { cpus, release, totalmem } from 'node:os'
 import { join, resolve } from 'node:path'
 import { cpuSeconds } from './processes.ts'
 
+/** Progress goes to stderr, results to stdout and files. */
+export const say = (line: string): boolean => process.stderr.write(`${line}\n`)
+
 /** Milliseconds of a monotonic clock. */
 export const nowMs = (): number => Number(process.hrtime.bigint()) / 1e6
 

@@ -23,7 +23,7 @@ const connectionsMax = 8
 
 export interface ClosedTask {
   readonly kind: 'put' | 'read'
-  readonly contender: Contender['name']
+  readonly contender: Contender['kind']
   /** Where the calls go: the leader. */
   readonly addresses: readonly string[]
   readonly clients: number
@@ -33,7 +33,7 @@ export interface ClosedTask {
 
 export interface GapTask {
   readonly kind: 'gap'
-  readonly contender: Contender['name']
+  readonly contender: Contender['kind']
   /** Members that stay up; calls go to them in turn. */
   readonly addresses: readonly string[]
   readonly everyMs: number
@@ -59,8 +59,9 @@ export interface GapFigures {
 }
 
 export interface LoadFigures extends ClosedFigures {
-  /** CPU seconds of the members' processes. */
+  /** CPU seconds of the members' processes, and of the leader's among them. */
   readonly daemonCpu: number
+  readonly leaderCpu: number
 }
 
 const say = (line: object): boolean => process.stdout.write(`${JSON.stringify(line)}\n`)
@@ -114,7 +115,7 @@ async function runClosed(task: ClosedTask): Promise<void> {
     for (let n = 0; n < keysEach; n += 8) {
       const some = Array.from({ length: task.clients }, (_, i) => i)
       for (let key = n; key < n + 8; key++) {
-        await Promise.all(some.map((i) => connections[i % connections.length]?.put(`k${i}-${key}`)))
+        await Promise.all(some.map((i) => (connections[i % connections.length] as Connection).put(`k${i}-${key}`)))
       }
     }
   }
@@ -136,7 +137,7 @@ async function runClosed(task: ClosedTask): Promise<void> {
     max: latencies.at(-1) ?? Number.NaN,
   }
   say({ figures })
-  for (const connection of connections) connection.close()
+  for (const connection of connections) await connection.close()
 }
 
 /** Puts to the survivors in turn. A connection of etcd's that broke is made again; ours looks for the leader by itself. */
@@ -241,24 +242,24 @@ export async function load(
   task: Omit<ClosedTask, 'contender' | 'addresses'>,
   nodeArgs: readonly string[] = [],
 ): Promise<LoadFigures> {
-  const { address } = await contender.leader()
+  const { address, pid } = await contender.leader()
   const pids = contender.members.map((member) => member.pid)
-  const run = startLoad({ ...task, contender: contender.name, addresses: [address] }, nodeArgs)
-  let before = 0
+  const run = startLoad({ ...task, contender: contender.kind, addresses: [address] }, nodeArgs)
   await Promise.race([run.begun, run.figures])
-  before = cpuOf(pids)
+  const before = cpuOf(pids)
+  const leaderBefore = cpuOf([pid])
   const figures = (await run.figures) as ClosedFigures
-  return { ...figures, daemonCpu: cpuOf(pids) - before }
+  return { ...figures, daemonCpu: cpuOf(pids) - before, leaderCpu: cpuOf([pid]) - leaderBefore }
 }
 
-/** Puts every 10 ms; `fault` is called once it flows. */
+/** Puts every `everyMs`; `fault` is called once it flows. */
 export async function gapUnder(
   contender: Contender,
   addresses: readonly string[],
-  seconds: number,
+  times: { readonly seconds: number; readonly everyMs: number },
   fault: () => Promise<void>,
 ): Promise<GapFigures> {
-  const run = startLoad({ kind: 'gap', contender: contender.name, addresses, everyMs: 10, seconds }, [])
+  const run = startLoad({ kind: 'gap', contender: contender.kind, addresses, ...times }, [])
   await Promise.race([run.begun, run.figures])
   await pause(1000)
   await fault()

@@ -14,7 +14,7 @@ import { MetaClient } from '../../src/sdk/meta-session.ts'
 import { toHex } from '../../src/base/bytes.ts'
 import type { Connection, Contender, MemberProcess } from './contender.ts'
 import { pause } from './figures.ts'
-import { cliPath } from './processes.ts'
+import { cliPath, endProcess } from './processes.ts'
 
 export const benchBucket = 'bench'
 
@@ -27,12 +27,17 @@ interface Member {
 export interface MetaClusterOptions {
   readonly directory: string
   readonly basePort: number
+  /** What results call it. */
+  readonly name?: string | undefined
+  /** Further flags of the nodes. */
+  readonly flags?: readonly string[] | undefined
   /** Directory for CPU profiles of the nodes, written when they stop. */
   readonly profile?: string | undefined
 }
 
 class MetaCluster implements Contender {
-  readonly name = 'holdfast'
+  readonly kind = 'holdfast'
+  readonly name: string
   readonly #options: MetaClusterOptions
   readonly #log: number
   readonly #members: Member[]
@@ -40,6 +45,7 @@ class MetaCluster implements Contender {
   constructor(options: MetaClusterOptions) {
     mkdirSync(options.directory, { recursive: true })
     this.#options = options
+    this.name = options.name ?? this.kind
     this.#log = openSync(join(options.directory, 'meta.log'), 'a')
     this.#members = [0, 1, 2].map((i) => {
       const id = `m${i + 1}`
@@ -53,11 +59,12 @@ class MetaCluster implements Contender {
   }
 
   #spawn(id: string, address: string): ChildProcess {
-    const { directory, profile } = this.#options
+    const { directory, profile, flags = [] } = this.#options
     const peers = [0, 1, 2].map((i) => `m${i + 1}=${this.#addressOf(i)}`).join(',')
-    const node = profile === undefined ? [] : ['--cpu-prof', '--cpu-prof-dir', profile, '--cpu-prof-name', `${id}.cpuprofile`]
+    const node =
+      profile === undefined ? [] : ['--cpu-prof', '--cpu-prof-dir', profile, '--cpu-prof-name', `${id}.cpuprofile`]
     const args = [cliPath, 'meta', '--id', id, '--listen', address, '--data', join(directory, id), '--peers', peers]
-    return spawn(process.execPath, [...node, ...args, '--end-with-stdin'], {
+    return spawn(process.execPath, [...node, ...args, ...flags, '--end-with-stdin'], {
       // Ends with this process, however that ends.
       stdio: ['pipe', this.#log, this.#log],
       env: { UV_THREADPOOL_SIZE: '16', ...process.env },
@@ -95,14 +102,7 @@ class MetaCluster implements Contender {
   }
 
   async stop(): Promise<void> {
-    await Promise.all(
-      this.#members.map(({ process: child }) => {
-        if (child.exitCode !== null || child.signalCode !== null) return undefined
-        const exited = new Promise((done) => child.once('exit', done))
-        child.kill('SIGTERM')
-        return exited
-      }),
-    )
+    await Promise.all(this.#members.map(({ process: child }) => endProcess(child, 'SIGTERM')))
   }
 }
 
@@ -153,9 +153,9 @@ export async function connectMeta(addresses: readonly string[], value: string): 
       const reply = await client.call('openObject', { bucket: benchBucket, key }, { signal: never })
       if (reply.object?.metadata['value'] !== value) throw new Error(`${key} holds something else`)
     },
-    close: () => {
+    close: async () => {
       client.close()
-      void env.net.close()
+      await env.net.close()
     },
   }
 }

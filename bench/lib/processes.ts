@@ -53,6 +53,14 @@ export async function startCluster(directory: string, args: readonly string[] = 
   }
 }
 
+/** Sends `signal` to a child that still runs and waits for its end. */
+export async function endProcess(child: ChildProcess, signal: NodeJS.Signals): Promise<void> {
+  if (child.exitCode !== null || child.signalCode !== null) return
+  const exited = new Promise<void>((done) => child.once('exit', () => done()))
+  child.kill(signal)
+  await exited
+}
+
 /** CPU seconds, user and system, that the process has used; 0 when it is gone. */
 export function cpuSeconds(pid: number): number {
   try {

@@ -6,7 +6,13 @@
  * here. One that nobody used for a minute is closed. A peer that stops answering pings is given up.
  */
 
-import { type ClientHttp2Session, type ClientHttp2Stream, connect, constants, type IncomingHttpHeaders } from 'node:http2'
+import {
+  type ClientHttp2Session,
+  type ClientHttp2Stream,
+  connect,
+  constants,
+  type IncomingHttpHeaders,
+} from 'node:http2'
 import { Metadata, status as Status } from '@grpc/grpc-js'
 import type { StoreError } from '../model/errors.ts'
 import type { DuplexEnd } from './grpc-duplex.ts'

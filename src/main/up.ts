@@ -152,21 +152,19 @@ class LocalCluster {
     writeClusterFile(this.#plan.dir, this.content())
   }
 
-  /** Waits until a leader answers and every storage node is up. Throws when a node ends first. */
+  /** Waits until a leader answers, every meta node is a member and every storage node is up. Throws when a node ends first. */
   async ready(store: Store, signal: AbortSignal, readyMs: number): Promise<void> {
     const startMs = performance.now()
     for (;;) {
       const status = await store.admin.status({ timeoutMs: 2000, signal }).catch(() => undefined)
       if (signal.aborted) return
-      if (status !== undefined) {
-        this.#clusterId = status.clusterId
-        await this.#addNew(store, status, signal)
-      }
-      this.#checkDead(performance.now() - startMs)
+      const sinceMs = performance.now() - startMs
+      const complete = status !== undefined && (await this.#addNew(store, status, signal, sinceMs))
+      this.#checkDead(status, sinceMs)
       const nodes = status?.nodes ?? []
       const up = nodes.filter((node) => node.health === 'up' && node.disks.every((disk) => disk.reconciled)).length
-      if (up >= this.#plan.storage.length) return
-      if (performance.now() - startMs > readyMs) {
+      if (complete && up >= this.#plan.storage.length) return
+      if (sinceMs > readyMs) {
         throw new StoreError(
           'TIMEOUT',
           `the cluster was not ready within ${readyMs / 1000} s: allow more with --timeout, or see the logs in ${join(this.#plan.dir, 'logs')}`,
@@ -176,22 +174,32 @@ class LocalCluster {
     }
   }
 
-  /** Adds meta nodes that were started and are not members yet, and takes over what the members are now. */
-  async #addNew(store: Store, status: ClusterStatus, signal: AbortSignal): Promise<void> {
-    let members = status.meta
-    for (const child of this.children) {
-      const node = this.#meta.find(({ id }) => id === child.id)
-      if (node === undefined || child.kind !== 'meta' || !child.alive) continue
-      if (members.some(({ id }) => id === node.id)) continue
-      try {
-        members = (await store.admin.meta.add(node.id, node.address, { signal })).members
-        this.#say(`meta node ${node.id} was added`)
-      } catch (error) {
-        if (signal.aborted) return
-        this.#say(`meta node ${node.id} is no member: ${asStoreError(error, 'add it').message}`)
-      }
+  /**
+   * Adds a meta node that was started and is no member yet, and takes over what the members are now. True when nothing
+   * is left to add, or was refused for so long that it is told and left to the user.
+   */
+  async #addNew(store: Store, status: ClusterStatus, signal: AbortSignal, sinceMs: number): Promise<boolean> {
+    this.#clusterId = status.clusterId
+    const isMember = (id: string): boolean => status.meta.some((member) => member.id === id)
+    const fresh = this.#meta.find((node) => !isMember(node.id) && this.#isAlive(node.id))
+    if (fresh === undefined) {
+      this.#follow(status.meta)
+      return true
     }
-    this.#follow(members)
+    try {
+      await store.admin.meta.add(fresh.id, fresh.address, { signal })
+      this.#say(`meta node ${fresh.id} was added`)
+    } catch (error) {
+      // It may be starting still, or be about to find out that it was removed.
+      if (signal.aborted || sinceMs < verdictMs) return false
+      this.#say(`meta node ${fresh.id} is no member: ${asStoreError(error, 'add it').message}`)
+      return true
+    }
+    return false
+  }
+
+  #isAlive(id: string): boolean {
+    return this.children.some((child) => child.id === id && child.alive)
   }
 
   #follow(members: ClusterStatus['meta']): void {
@@ -204,13 +212,13 @@ class LocalCluster {
     this.save()
   }
 
-  /** Throws when a child ended that should not: anything but a meta node that was removed. */
-  #checkDead(sinceMs: number): void {
+  /** Throws when a child ended that should not: anything but a meta node that was removed, as the leader knows. */
+  #checkDead(status: ClusterStatus | undefined, sinceMs: number): void {
     for (const child of this.children) {
       if (child.alive) continue
-      const isMember = child.kind === 'storage' || this.#meta.some((node) => node.id === child.id)
-      const mayBeRemoved = child.kind === 'meta' && this.#plan.clusterId !== '' && sinceMs < verdictMs
-      if (isMember && !mayBeRemoved) throw this.#startFailure(child)
+      const isRemoved = status !== undefined && !status.meta.some((member) => member.id === child.id)
+      const mayBeRemoved = status === undefined && this.#plan.clusterId !== '' && sinceMs < verdictMs
+      if (child.kind === 'storage' || !(isRemoved || mayBeRemoved)) throw this.#startFailure(child)
     }
   }
 
@@ -273,13 +281,13 @@ class LocalCluster {
   }
 }
 
-function readyLine(plan: UpPlan): string {
-  const zones = new Set(plan.storage.map((node) => node.zone)).size
-  const shownDir = relative(process.cwd(), plan.dir) || '.'
+function readyLine(dir: string, cluster: ClusterFile): string {
+  const zones = new Set(cluster.storage.map((node) => node.zone)).size
+  const shownDir = relative(process.cwd(), dir) || '.'
   const at = `./${shownDir}` === clusterDirDefault ? '' : ` --dir ${shownDir}`
-  const witnesses = plan.meta.filter((node) => node.witness === true).length
+  const witnesses = cluster.meta.filter((node) => node.witness === true).length
   const beside = witnesses > 0 ? ' + witness' : ''
-  const nodes = `${plan.meta.length - witnesses} meta${beside}, ${plan.storage.length} storage, ${zones} zones`
+  const nodes = `${cluster.meta.length - witnesses} meta${beside}, ${cluster.storage.length} storage, ${zones} zones`
   return `holdfast is ready (${nodes}; data in ${shownDir}; repair waits ${repairWait} here). Try: "npx holdfast mb photos${at}" and then "npx holdfast put README.md photos/readme.md${at}"`
 }
 
@@ -318,7 +326,7 @@ export async function runUp(
   }
   cluster.save()
   if (!controller.signal.aborted) {
-    if (output.onReady === undefined) say(readyLine(plan))
+    if (output.onReady === undefined) say(readyLine(plan.dir, cluster.content()))
     else output.onReady(cluster.content())
   }
   const following = cluster.follow(store, controller.signal)

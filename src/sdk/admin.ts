@@ -135,7 +135,7 @@ function createQuotas(env: Env, meta: MetaCaller): QuotaAdmin {
       ),
     set: (bucket, bounds, options = {}) =>
       within(env.clock, options, 'set a quota', async (signal) => {
-        if (bucket !== undefined) checkBucket(bucket)
+        if (bucket !== null) checkBucket(bucket)
         const { bytesMax = 0, objectsMax = 0 } = bounds
         checkBound(bytesMax, 'bytesMax')
         checkBound(objectsMax, 'objectsMax')

@@ -120,7 +120,7 @@ export function membersOf(members: readonly holdfast.v1.MetaStatus[]): StatusMet
 
 export function quotaOf(quota: holdfast.v1.Quota): QuotaEntry {
   const { bucket, bytesMax, objectsMax, bytes, objects } = quota
-  return { bucket: bucket === '' ? undefined : bucket, bytesMax, objectsMax, bytes, objects }
+  return { bucket: bucket === '' ? null : bucket, bytesMax, objectsMax, bytes, objects }
 }
 
 export function versionsOf(reply: holdfast.v1.VersionStatusReply): VersionStatus {

@@ -322,8 +322,8 @@ export interface MetaAdmin {
 
 /** A bound on what a bucket or the cluster holds, and what counts against it. One copy of each object counts. */
 export interface QuotaEntry {
-  /** Undefined for the whole cluster. */
-  readonly bucket: string | undefined
+  /** Null for the whole cluster. */
+  readonly bucket: string | null
   /** 0: no bound. */
   readonly bytesMax: number
   /** 0: no bound. */
@@ -335,9 +335,9 @@ export interface QuotaEntry {
 export interface QuotaAdmin {
   /** The cluster first, then every bucket that has one, by name. */
   list(options?: CallLimits): Promise<QuotaEntry[]>
-  /** Sets both bounds of a bucket, or of the cluster when `bucket` is undefined; 0 or left out: no bound. */
+  /** Sets both bounds of a bucket, or of the cluster when `bucket` is null; 0 or left out: no bound. */
   set(
-    bucket: string | undefined,
+    bucket: string | null,
     bounds: { readonly bytesMax?: number | undefined; readonly objectsMax?: number | undefined },
     options?: CallLimits,
   ): Promise<void>

@@ -351,7 +351,11 @@ function metaConfig(i: number, count: number): MetaConfig {
     listen: metaAddress(i),
     advertise: [metaAddress(i)],
     dataDir: `/sim/${id}`,
-    peers: Array.from({ length: count }, (_, peer) => ({ id: `m${peer + 1}`, address: metaAddress(peer) })),
+    // Those of the founding, and itself when it came later.
+    peers: [...Array(count).keys(), ...(i < count ? [] : [i])].map((peer) => ({
+      id: `m${peer + 1}`,
+      address: metaAddress(peer),
+    })),
     raft: { tickMs: 20, heartbeatTicks: 2, electionTicks: 10, electionSpreadTicks: 10, leaseReads: false },
     witness: false,
     reserveBytes: 64 * 1024 * 1024,

@@ -24,10 +24,16 @@ export class SimFilesDisk {
   readonly #device: SimDevice
   readonly #files = new Map<string, Uint8Array>()
   readonly #pending = new Set<PendingWrite>()
+  #watcher: ((name: string) => void) | undefined
 
   constructor(random: Seeded, device: SimDevice) {
     this.#random = random
     this.#device = device
+  }
+
+  /** Called after each write of a file, for checks from outside. */
+  onWrite(watcher: (name: string) => void): void {
+    this.#watcher = watcher
   }
 
   crash(): void {
@@ -65,6 +71,7 @@ export class SimFilesDisk {
       try {
         await this.#device.work('sync', host, `file ${name}`)
         this.#files.set(name, pending.bytes)
+        this.#watcher?.(name)
       } catch (error) {
         this.#half(pending)
         throw error

@@ -112,23 +112,15 @@ function get(tree: Tree, key: Uint8Array): Uint8Array | undefined {
   return treeGet(tree, keyOf(key))?.slice()
 }
 
-/** A watcher of finished batches, for the invariants of the simulator. */
-export type BatchWatcher = (store: string, operations: readonly KvOperation[], sync: boolean) => void
-
 /** The key-value stores of one simulated disk. */
 export class SimKvDisk {
   readonly #random: Seeded
   readonly #device: SimDevice
   readonly #stores = new Map<string, StoredKv>()
-  #watcher: BatchWatcher | undefined
 
   constructor(random: Seeded, device: SimDevice) {
     this.#random = random
     this.#device = device
-  }
-
-  onBatch(watcher: BatchWatcher): void {
-    this.#watcher = watcher
   }
 
   /** What reads of an open store would see; for checks from outside. A view, not to be changed. */
@@ -217,7 +209,6 @@ export class SimKvDisk {
           throw error
         }
         store.finish(batch)
-        this.#watcher?.(name, operations, sync)
       },
       iterate: (range) => {
         check()

@@ -19,6 +19,8 @@ import { SimKvDisk } from './kv.ts'
 import type { Seeded } from './seed.ts'
 
 const logStore = 'raft-log'
+/** Written when a snapshot becomes the state. */
+const pointerFile = 'state-current'
 const capacityBytes = 1024 * 1024 * 1024
 
 /** With what a node with a damaged disk may refuse to start. */
@@ -46,8 +48,7 @@ export class MetaHost implements Victim {
   #compared = 0
   /** Nothing of this incarnation was compared yet: its state may be behind what the last one had applied. */
   #fresh = true
-  /** Store of the state; another one after a snapshot was installed. */
-  #store = ''
+  /** A snapshot has taken the place of the state since it was last looked at. */
   #installed = false
 
   constructor(context: SimContext, config: MetaConfig, times: DiskTimes, limits: Partial<RaftLimits>) {
@@ -60,10 +61,8 @@ export class MetaHost implements Victim {
     this.devices = [this.device]
     this.kv = new SimKvDisk(this.#random.fork('kv'), this.device)
     this.#files = new SimFilesDisk(this.#random.fork('files'), this.device)
-    this.kv.onBatch((store) => {
-      if (!store.startsWith('state') || store === this.#store) return
-      this.#installed = this.#store !== ''
-      this.#store = store
+    this.#files.onWrite((name) => {
+      if (name === pointerFile) this.#installed = true
     })
   }
 
@@ -145,6 +144,16 @@ export class MetaHost implements Victim {
     this.kv.wipe()
     this.#files.wipe()
     this.#damaged = true
+  }
+
+  /** Starts it under its old name with an empty directory, to be added anew. */
+  revive(): void {
+    this.wipe()
+    this.#damaged = false
+    this.#compared = 0
+    this.gone = false
+    this.removed = false
+    this.start()
   }
 
   /** Looks at who leads and what was applied; called after every event. */

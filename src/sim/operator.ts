@@ -38,6 +38,8 @@ export class Operator {
   /** Nodes that an operator added or wants gone, until the cluster says so. */
   readonly #toAdd = new Set<MetaHost>()
   readonly #toRemove = new Set<MetaHost>()
+  /** Nodes that come back with an empty directory once they are out. */
+  readonly #toRevive = new Set<MetaHost>()
 
   constructor(options: OperatorOptions) {
     this.#options = options
@@ -106,9 +108,11 @@ export class Operator {
     await this.#finishChanges()
   }
 
+  /** Under another name, or under its own with an empty directory. */
   #replace(lost: MetaHost): void {
     this.#remove(lost)
-    this.#add()
+    if (this.#options.random.chance(0.5)) this.#add()
+    else this.#toRevive.add(lost)
   }
 
   #add(): void {
@@ -138,6 +142,9 @@ export class Operator {
       this.#toRemove.delete(meta)
       if (meta.host.alive) meta.crash()
       meta.gone = true
+      if (!this.#toRevive.delete(meta)) continue
+      meta.revive()
+      this.#toAdd.add(meta)
     }
     for (const meta of this.#toAdd) {
       const { reply, error } = await this.#options.caller.ask(

@@ -228,8 +228,12 @@ class WatchedEngine implements DiskEngine {
     return this.#engine.rebuilt
   }
 
-  adopt(clusterId: string, nodeId: string): Promise<void> {
-    return this.#engine.adopt(clusterId, nodeId)
+  get clusterIncarnation(): number {
+    return this.#engine.clusterIncarnation
+  }
+
+  adopt(clusterId: string, nodeId: string, incarnation?: number): Promise<void> {
+    return this.#engine.adopt(clusterId, nodeId, incarnation)
   }
 
   status(): DiskStatus {

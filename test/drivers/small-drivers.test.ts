@@ -1,10 +1,14 @@
 /**
- * Clock, entropy, hasher, log and metrics: each against what its port promises.
+ * Clock, entropy, files, hasher, log and metrics: each against what its port promises.
  */
 
+import { mkdtemp, rm, statfs } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { expect } from 'chai'
 import { createNodeClock } from '../../src/drivers/clock-node.ts'
 import { createNodeEntropy } from '../../src/drivers/entropy-node.ts'
+import { createFiles } from '../../src/drivers/files-node.ts'
 import { createXxHasher } from '../../src/drivers/hasher-xxhash.ts'
 import { createJsonLog } from '../../src/drivers/log-json.ts'
 import { createTextMetrics } from '../../src/drivers/metrics-text.ts'
@@ -98,5 +102,18 @@ describe('text metrics', () => {
     const metrics = createTextMetrics()
     for (let i = 0; i < 6000; i++) metrics.count('holdfast_x_total', 'X.', 1, { i: String(i) })
     expect(metrics.render()).include('holdfast_metrics_dropped_total 1000\n')
+  })
+})
+
+describe('node files', () => {
+  it('knows what is free, also before the directory is there', async () => {
+    const directory = await mkdtemp(join(tmpdir(), 'holdfast-files-'))
+    try {
+      const { bavail, bsize } = await statfs(directory)
+      const free = await createFiles(join(directory, 'later')).freeBytes()
+      expect(free / (bavail * bsize)).to.be.within(0.5, 2)
+    } finally {
+      await rm(directory, { recursive: true, force: true })
+    }
   })
 })

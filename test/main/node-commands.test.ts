@@ -93,6 +93,15 @@ describe('commands that run nodes', () => {
     expect((await run('witness', ...given)).err).to.include('is not in the list')
   })
 
+  it('recover has options of the same names as a node of its own', async () => {
+    const { code, err } = await run('meta', 'recover', '--data', join(dir, 'none'), '--id', 'm1', '--yes')
+    expect([code, err]).to.deep.equal([
+      3,
+      `holdfast: recover the metadata: there is no directory "${join(dir, 'none')}"\n`,
+    ])
+    expect((await run('meta', 'recover', '--id', 'm1')).code).to.equal(2)
+  })
+
   it('recover changes nothing and refuses what holds no member of a cluster', async () => {
     const code = async (flags: Parameters<typeof runRecover>[0]): Promise<string> => {
       const error: unknown = await runRecover(flags, () => undefined).catch((reason: unknown) => reason)
@@ -101,6 +110,9 @@ describe('commands that run nodes', () => {
     expect(await code({ data: dir })).to.equal('USAGE')
     expect(await code({ data: dir, id: '../m1', yes: true })).to.equal('USAGE')
     expect(await code({ data: join(dir, 'none'), id: 'm1', yes: true })).to.equal('NOT_FOUND')
+    // Its parent command knows --data and --id too.
+    const typed = await run('meta', 'recover', '--data', join(dir, 'none'), '--id', 'm1')
+    expect(typed.err).to.include('there is no directory')
     mkdirSync(join(dir, 'empty'))
     for (const yes of [true, false])
       expect(await code({ data: join(dir, 'empty'), id: 'm1', yes })).to.equal('CONDITION_FAILED')

@@ -69,13 +69,11 @@ describe('admin', () => {
 
   it('sets and lists quotas of the cluster and of buckets', async () => {
     const { quotas } = store.admin
-    expect(await quotas.list()).to.deep.equal([
-      { bucket: undefined, bytesMax: 0, objectsMax: 0, bytes: 10, objects: 1 },
-    ])
+    expect(await quotas.list()).to.deep.equal([{ bucket: null, bytesMax: 0, objectsMax: 0, bytes: 10, objects: 1 }])
     await quotas.set('photos', { bytesMax: 5000 })
-    await quotas.set(undefined, { objectsMax: 7 })
+    await quotas.set(null, { objectsMax: 7 })
     expect(await quotas.list()).to.deep.equal([
-      { bucket: undefined, bytesMax: 0, objectsMax: 7, bytes: 10, objects: 1 },
+      { bucket: null, bytesMax: 0, objectsMax: 7, bytes: 10, objects: 1 },
       { bucket: 'photos', bytesMax: 5000, objectsMax: 0, bytes: 10, objects: 1 },
     ])
   })
@@ -115,8 +113,9 @@ describe('admin', () => {
       meta.remove('../m1'),
       meta.transfer('M'),
       quotas.set('NO', { bytesMax: 1 }),
-      quotas.set(undefined, { bytesMax: -1 }),
-      quotas.set(undefined, { objectsMax: 1.5 }),
+      quotas.set(undefined as unknown as null, { bytesMax: 1 }),
+      quotas.set(null, { bytesMax: -1 }),
+      quotas.set(null, { objectsMax: 1.5 }),
       version.raise(-1),
     ]
     for (const [at, work] of wrong.entries()) expect(await codeOf(work), String(at)).to.equal('INVALID_ARGUMENT')

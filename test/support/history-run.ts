@@ -79,16 +79,6 @@ export async function runHistory(run: HistoryRun): Promise<void> {
     expect(clients.acknowledged.size).to.be.greaterThan(0)
     const elections = run.troubles.filter((trouble) => trouble.elects === true).length
     expect((await highestTerm(cluster)) - startTerm, 'elections').to.be.at.least(elections)
-    if (process.env['REALDEBUG'] !== undefined)
-      console.log(
-        clients.operations.length,
-        clients.writes,
-        clients.longestGapMs,
-        clients.operations.filter((o) => o.return === undefined).length,
-        startTerm,
-        await highestTerm(cluster),
-        report,
-      )
   } catch (error) {
     const file = join(tmpdir(), `holdfast-history-${run.meta}-${run.seed}.json`)
     await writeFile(file, JSON.stringify(clients?.operations ?? [], undefined, 1))

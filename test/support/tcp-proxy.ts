@@ -186,7 +186,7 @@ export class TcpProxy {
 
   /** Resets the connections of `source`, or all; what was on its way is lost. */
   cut(source?: string): void {
-    for (const connection of [...this.#connections]) {
+    for (const connection of this.#connections) {
       if (source !== undefined && connection.source !== source) continue
       for (const pipe of connection.pipes) pipe.stop()
       for (const socket of connection.sockets) socket.resetAndDestroy()

@@ -17,6 +17,8 @@ export interface DiskIdentity {
   /** Both are undefined until the disk is adopted. */
   readonly clusterId: string | undefined
   readonly nodeId: string | undefined
+  /** Highest incarnation of the cluster that gave it orders (docs/RULES.md, rule 2); 1 until one is higher. */
+  readonly clusterIncarnation: number
 }
 
 export type IdentityFinding =
@@ -24,14 +26,21 @@ export type IdentityFinding =
   | { readonly kind: 'newer'; readonly format: number }
   | { readonly kind: 'damaged' }
 
+/** A disk that never saw a recovery has the file that it always had. */
+function laterFields({ clusterIncarnation }: DiskIdentity): { readonly clusterIncarnation?: number } {
+  return clusterIncarnation > 1 ? { clusterIncarnation } : {}
+}
+
 function checkOf(identity: DiskIdentity, sum: Sum): string {
   const { diskId, clusterId, nodeId } = identity
-  return toHex(sumOf(sum, [utf8([diskFormat, diskId, clusterId ?? '-', nodeId ?? '-'].join(' '))]))
+  const values = [diskFormat, diskId, clusterId ?? '-', nodeId ?? '-', ...Object.values(laterFields(identity))]
+  return toHex(sumOf(sum, [utf8(values.join(' '))]))
 }
 
 export function encodeIdentity(identity: DiskIdentity, sum: Sum): Uint8Array {
   const { diskId, clusterId, nodeId } = identity
-  return utf8(`${JSON.stringify({ format: diskFormat, diskId, clusterId, nodeId, check: checkOf(identity, sum) })}\n`)
+  const fields = { format: diskFormat, diskId, clusterId, nodeId, ...laterFields(identity) }
+  return utf8(`${JSON.stringify({ ...fields, check: checkOf(identity, sum) })}\n`)
 }
 
 function parse(content: Uint8Array): Record<string, unknown> | undefined {
@@ -48,10 +57,11 @@ export function decodeIdentity(content: Uint8Array, sum: Sum): IdentityFinding {
   const format = fields?.['format']
   if (fields === undefined || typeof format !== 'number') return { kind: 'damaged' }
   if (format > diskFormat) return { kind: 'newer', format }
-  const { diskId, clusterId, nodeId, check } = fields
+  const { diskId, clusterId, nodeId, clusterIncarnation = 1, check } = fields
   if (typeof diskId !== 'string' || !isHexId(diskId)) return { kind: 'damaged' }
   if (clusterId !== undefined && (typeof clusterId !== 'string' || !isHexId(clusterId))) return { kind: 'damaged' }
   if (nodeId !== undefined && (typeof nodeId !== 'string' || !isNodeId(nodeId))) return { kind: 'damaged' }
-  const identity = { diskId, clusterId, nodeId }
+  if (typeof clusterIncarnation !== 'number' || !Number.isSafeInteger(clusterIncarnation)) return { kind: 'damaged' }
+  const identity = { diskId, clusterId, nodeId, clusterIncarnation }
   return check === checkOf(identity, sum) ? { kind: 'ok', identity } : { kind: 'damaged' }
 }

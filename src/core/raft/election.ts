@@ -51,6 +51,8 @@ export function campaign(state: RaftState, kind: CampaignKind): void {
 export function tickElection(state: RaftState): void {
   state.sinceLeader++
   if (++state.electionElapsed < state.electionTimeout) return
+  // A disk that is slower than the timeout would otherwise never let a vote of its own count.
+  if (state.role === 'candidate' && state.hardChanged) return
   state.electionElapsed = 0
   if (mayCampaign(state)) campaign(state, 'pre')
   else state.forgetLeader()

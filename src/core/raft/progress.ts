@@ -29,6 +29,8 @@ export class Progress {
   active = false
   /** Ticks since it was heard of. */
   silence = 0
+  /** Last entry that was ever sent to it or that it has: what is under way may still arrive, whatever `next` says. */
+  furthest = 0
   /** It gets receipts, and entries only when a member that holds everything has them (witness.ts). */
   witness = false
   /** Index of the configuration entry that removed it, 0 for a member; and what was done to tell it (departures.ts). */
@@ -65,6 +67,7 @@ export class Progress {
 
   /** Entries up to `last` were sent. */
   sent(last: number, bytes: number): void {
+    this.furthest = Math.max(this.furthest, last)
     if (this.state === 'replicate') {
       if (bytes === 0) return
       this.#inFlight.push({ last, bytes })
@@ -86,6 +89,7 @@ export class Progress {
     if (released > 0) this.#inFlight.splice(0, released)
     if (index <= this.match) return false
     this.match = index
+    this.furthest = Math.max(this.furthest, index)
     this.next = Math.max(this.next, index + 1)
     return true
   }
@@ -137,7 +141,7 @@ export class Progress {
   }
 
   check(lastIndex: number): void {
-    assert(this.match < this.next, 'match is below next')
+    assert(this.match < this.next && this.match <= this.furthest, 'match is below next')
     assert(this.match <= lastIndex, 'no member has more than the leader')
     assert(this.#inFlightBytes >= 0 && (this.#inFlight.length > 0 || this.#inFlightBytes === 0), 'window adds up')
     assert(this.state === 'replicate' || this.#inFlight.length === 0, 'the window is only used when replicating')

@@ -162,9 +162,11 @@ export class Raft {
   }
 
   step(message: Message): void {
-    // The log store is being reset to a snapshot: as good as lost, the leader sends it again.
+    // The log store is being reset to a snapshot: entries are as good as lost, and commit stands still, because the
+    // snapshot must not be behind it when it is in place. The leader says both again.
     if (this.#held && message.kind === 'append') return
-    step(this.#state, message)
+    if (this.#held && message.kind === 'heartbeat') step(this.#state, { ...message, commit: 0 })
+    else step(this.#state, message)
     this.#state.check()
   }
 

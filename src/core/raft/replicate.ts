@@ -110,6 +110,7 @@ export function fetched(state: RaftState, to: NodeId, entries: readonly Entry[])
 export function snapshotSent(state: RaftState, to: NodeId, installed: boolean, index: number): void {
   const progress = state.progress.get(to)
   if (progress === undefined || progress.state !== 'snapshot') return
+  if (installed) progress.furthest = Math.max(progress.furthest, index)
   progress.becomeProbe(installed ? Math.min(index, state.log.lastIndex) + 1 : progress.match + 1)
   // After a failure, wait for a sign of life before the next try.
   if (!installed) {

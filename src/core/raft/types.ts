@@ -96,7 +96,7 @@ export type Role = 'follower' | 'pre-candidate' | 'candidate' | 'leader'
 export interface RaftLimits {
   /** Bytes of entries kept in memory for replication and apply. */
   readonly cacheBytes: number
-  /** Largest payload of one entry. */
+  /** Largest payload of one entry; it travels in one frame, whose head needs some room too. */
   readonly entryBytes: number
   /** Leader: bytes and count of entries that may be proposed and not yet committed. */
   readonly uncommittedBytes: number
@@ -121,7 +121,7 @@ const MiB = 1024 * 1024
 
 export const defaultRaftLimits: RaftLimits = {
   cacheBytes: 32 * MiB,
-  entryBytes: 4 * MiB,
+  entryBytes: 4 * MiB - 64 * 1024,
   uncommittedBytes: 16 * MiB,
   uncommittedEntries: 16384,
   messageBytes: 256 * 1024,

@@ -65,7 +65,7 @@ export function considerSolo(state: RaftState, ticks: number): void {
     state.appendOwn('solo', emptyBytes)
     return
   }
-  const sent = [...state.progress.values()].filter(({ witness }) => witness).map(({ next }) => next - 1)
+  const sent = [...state.progress.values()].filter(({ witness }) => witness).map(({ furthest }) => furthest)
   const all = Math.max(state.log.commit, ...sent)
   if (others.some((other) => other.state === 'replicate' && !isLate(state, other) && other.match >= all)) {
     state.solo = false

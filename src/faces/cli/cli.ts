@@ -68,6 +68,8 @@ export async function runCli(
     .description('a replicated object store: stores with copies, verifies what it reads, repairs what it loses')
     .version(options.version, '--version', 'print the version')
     .showSuggestionAfterError(true)
+    // What follows a command's name is that command's own, also two levels down ("meta recover --data").
+    .enablePositionalOptions()
     .exitOverride()
     .configureOutput({
       writeOut: (text) => {

@@ -112,7 +112,7 @@ async function removeMember(run: Run, id: string, yes: boolean): Promise<void> {
   const { voters, needed, spare } = plan
   run.result(
     { removed: id, voters, needed, spare, members },
-    `${text}\nremoved ${id}; stop its process, it is refused from now on\n\n${showMeta(members)}`,
+    `${text}\nremoved ${id}: its process ends, and its directory is refused from now on\n\n${showMeta(members)}`,
   )
 }
 

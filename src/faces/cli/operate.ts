@@ -57,8 +57,8 @@ interface QuotaFlags extends CommonOptions {
   readonly objects?: string
 }
 
-async function setQuota(run: Run, bucket: string | undefined, flags: QuotaFlags): Promise<void> {
-  if ((bucket === undefined) !== (flags.cluster === true)) {
+async function setQuota(run: Run, named: string | undefined, flags: QuotaFlags): Promise<void> {
+  if ((named === undefined) !== (flags.cluster === true)) {
     throw new StoreError('USAGE', 'a quota is for a bucket or for the cluster: name a bucket or give --cluster')
   }
   if (flags.bytes === undefined && flags.objects === undefined) {
@@ -66,6 +66,7 @@ async function setQuota(run: Run, bucket: string | undefined, flags: QuotaFlags)
   }
   const bytes = flags.bytes === undefined ? undefined : parseSize(flags.bytes, '--bytes')
   const objects = flags.objects === undefined ? undefined : parseCount(flags.objects, '--objects')
+  const bucket = named ?? null
   const before = await findQuota(run, bucket)
   const bounds = { bytesMax: bytes ?? before?.bytesMax, objectsMax: objects ?? before?.objectsMax }
   await run.store.admin.quotas.set(bucket, bounds, run.limits)
@@ -73,7 +74,7 @@ async function setQuota(run: Run, bucket: string | undefined, flags: QuotaFlags)
   run.result(after ?? { bucket, ...bounds }, after === undefined ? 'no bound is left' : showQuotas([after]))
 }
 
-async function findQuota(run: Run, bucket: string | undefined): Promise<QuotaEntry | undefined> {
+async function findQuota(run: Run, bucket: string | null): Promise<QuotaEntry | undefined> {
   return (await run.store.admin.quotas.list(run.limits)).find((quota) => quota.bucket === bucket)
 }
 

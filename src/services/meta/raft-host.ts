@@ -17,7 +17,6 @@ import type { Files } from '../../ports/files.ts'
 import type { KvFactory } from '../../ports/kv.ts'
 import type { NetServer } from '../../ports/net.ts'
 import type { MetaConfig } from '../../config/types.ts'
-import type { Message } from '../../core/raft/messages.ts'
 import type { Raft } from '../../core/raft/raft.ts'
 import { defaultRaftLimits, type RaftLimits, type Ready } from '../../core/raft/types.ts'
 import type { Reply } from '../../core/meta/commands.ts'
@@ -162,7 +161,10 @@ class RaftHost implements RaftReplicator {
       notLeader: () => this.#notLeader(),
       use: (step) => this.#core(step),
       pump: () => this.#pump(),
-      receive: (messages) => this.#receive(messages),
+      receive: (messages) =>
+        this.#core((raft) => {
+          for (const message of messages) raft.step(message)
+        }),
       applied: (entries, results) => this.#applied(entries, results),
       // What was started before a stop still ends in order.
       failed: () => this.#fatalReason !== undefined,
@@ -217,12 +219,6 @@ class RaftHost implements RaftReplicator {
       return
     }
     this.#schedule()
-  }
-
-  #receive(messages: readonly Message[]): void {
-    this.#core((raft) => {
-      for (const message of messages) raft.step(message)
-    })
   }
 
   /** Pumps once after all that happens in this turn. */

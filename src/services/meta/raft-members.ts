@@ -22,6 +22,9 @@ import type { LinkIdentity } from './link-identity.ts'
 import { unknownOutcome } from './raft-waiters.ts'
 
 const callTimeoutMs = 2000
+/** A node that is to be added may take so long to answer; it is asked again in between. */
+const startingMs = 5000
+const helloRetryMs = 200
 /** How long a caller waits for the node it adds to catch up. The catching up itself goes on after that. */
 const catchUpMs = 60_000
 /** How long a change waits for another one that is under way. */
@@ -113,17 +116,22 @@ export class Members {
     const { env, self, config } = this.#host
     const { node: from, incarnation, clusterId, clusterIncarnation } = self
     const request = { from, incarnation, clusterId, clusterIncarnation, addresses: [...config.advertise], peers: [] }
-    try {
-      return await env.net.call(address, raftMethods.hello, request, { timeoutMs: callTimeoutMs })
-    } catch (error) {
-      const why = asStoreError(error, 'hello').message
-      throw new StoreError(
-        'CONDITION_FAILED',
-        `${doing}: no meta node answers at ${address}: start it first (${why})`,
-        {
-          cause: error,
-        },
-      )
+    // Who adds a node has often started it just now.
+    const deadlineMs = env.clock.monotonicMs() + startingMs
+    for (;;) {
+      try {
+        return await env.net.call(address, raftMethods.hello, request, { timeoutMs: callTimeoutMs })
+      } catch (error) {
+        if (env.clock.monotonicMs() >= deadlineMs) {
+          const why = asStoreError(error, 'hello').message
+          const message = `${doing}: no meta node answers at ${address}: start it first (${why})`
+          throw new StoreError('CONDITION_FAILED', message, { cause: error })
+        }
+      }
+      await new Promise<void>((resolve) => {
+        env.clock.after(helloRetryMs, resolve)
+      })
+      this.#mustLead()
     }
   }
 

@@ -5,8 +5,10 @@
  * its way says nothing about now. The node stays with a leader only while Beats come; a stream without one for
  * `metaSilenceMs` is dropped, because a paused leader keeps its connections open.
  *
- * The highest term seen is kept for the life of the process and orders below it are refused. That is enough without a
- * disk: after a restart the first order can only follow a Registered, which a deposed leader cannot commit.
+ * The highest fence seen is kept for the life of the process and orders below it are refused. Of its two parts the term
+ * needs no disk: after a restart the first order can only follow a Registered, which a deposed leader cannot commit. The
+ * incarnation of the cluster is kept in the disks' identities, before anything is ordered under it: leaders from before a
+ * recovery of the metadata could commit among themselves (docs/RULES.md, rule 2).
  * Invariant: at most one stream at a time; grants, findings and orders belong to the stream they came on.
  */
 
@@ -15,6 +17,8 @@ import { toHex } from '../../base/bytes.ts'
 import { asStoreError, StoreError } from '../../model/errors.ts'
 import type { NodeId, ZoneId } from '../../model/ids.ts'
 import { isHexId } from '../../model/ids.ts'
+import { fenceOf, incarnationOf } from '../../model/fence.ts'
+import { newestVersion } from '../../model/version.ts'
 import type { Timer } from '../../ports/clock.ts'
 import type { Env } from '../../ports/env.ts'
 import type { Duplex } from '../../ports/net.ts'
@@ -28,8 +32,6 @@ import { Orders } from './orders.ts'
 type NodeMessageOut = holdfast.v1.NodeMessage.$Properties
 type MetaOrder = holdfast.v1.MetaOrder
 
-/** Version of commands and formats that this program supports. */
-const versionMax = 1
 /** A leader that accepted the stream must answer Register within this; it is one Raft entry. */
 const registerMs = 10_000
 /** NOT_LEADER hints followed in a row without waiting. */
@@ -123,7 +125,7 @@ class Session {
     if (this.#over) return
     const term = safeCounter(message.term, 'term')
     if (!this.#attach.acceptTerm(term)) {
-      this.#drop(new StoreError('FENCED', `order of term ${term}: a later leader was seen`))
+      this.#drop(new StoreError('FENCED', `order of fence ${term}: a later leader was seen`))
       return
     }
     this.#term = term
@@ -143,7 +145,7 @@ class Session {
       number: safeCounter(number, 'number'),
       generation: safeCounter(generation, 'generation'),
     }))
-    this.#attach.adopt(message.clusterId).then(
+    this.#attach.adopt(message.clusterId, incarnationOf(this.#term)).then(
       () => {
         if (this.#over) return
         this.#registered = true
@@ -208,7 +210,7 @@ export class Attach {
   #session: Session | undefined
   #retry: Timer | undefined
   #sequence = 0
-  #termSeen = 0
+  #termSeen: number
   #wrongCluster = 0
   #lossLogged: string | undefined
   #stopped = false
@@ -218,6 +220,7 @@ export class Attach {
     this.#disks = disks
     this.#options = options
     this.#meta = options.meta
+    this.#termSeen = fenceOf(0, Math.max(1, ...disks.slots.map(({ engine }) => engine.clusterIncarnation)))
     this.#incarnation = toHex(env.entropy.bytes(16))
     // Shown as 0 from the start: an alarm on its rise needs a value to rise from.
     this.#countCorrupt(0)
@@ -269,7 +272,7 @@ export class Attach {
 
   // What a session calls.
 
-  /** False for a term below the highest seen. */
+  /** False for a fence below the highest seen. */
   acceptTerm(term: number): boolean {
     if (term < this.#termSeen) return false
     this.#termSeen = term
@@ -286,7 +289,7 @@ export class Attach {
       incarnation: this.#incarnation,
       disks: this.#disks.slots.map((slot) => this.#report(slot)),
       termSeen: this.#termSeen,
-      versionMax,
+      versionMax: newestVersion,
     }
   }
 
@@ -314,9 +317,9 @@ export class Attach {
     if (meta.length > 0) this.#meta = [...meta]
   }
 
-  /** Gives every disk the cluster's and the node's id; one that has them already is only checked. */
-  async adopt(clusterId: string): Promise<void> {
-    for (const { engine } of this.#disks.slots) await engine.adopt(clusterId, this.#options.id)
+  /** Gives every disk the cluster's and the node's id and the incarnation; one that has them already is only checked. */
+  async adopt(clusterId: string, incarnation: number): Promise<void> {
+    for (const { engine } of this.#disks.slots) await engine.adopt(clusterId, this.#options.id, incarnation)
   }
 
   registeredBy(session: Session, term: number): void {

@@ -74,8 +74,13 @@ export interface DiskEngine {
   readonly clusterId: string | undefined
   /** True when the index was lost and rebuilt from the log at this start: the disk must report in full. */
   readonly rebuilt: boolean
-  /** Writes cluster and node to the identity of a new disk, durably. Throws WRONG_CLUSTER when it has another one. */
-  adopt(clusterId: string, nodeId: string): Promise<void>
+  /** Highest incarnation of the cluster that the disk was adopted under; from 1. */
+  readonly clusterIncarnation: number
+  /**
+   * Writes cluster and node to the identity of a new disk, and a higher incarnation to that of any, durably. Throws
+   * WRONG_CLUSTER when it has another cluster or node.
+   */
+  adopt(clusterId: string, nodeId: string, incarnation?: number): Promise<void>
   status(): DiskStatus
   /** Waits for room in the arena (bounded; OVERLOADED when too many wait). NO_SPACE below the reserve. */
   beginPut(request: PutRequest, signal: AbortSignal): Promise<ChunkWriter>

@@ -59,6 +59,7 @@ export function drawPlan(seed: number): RaftPlan {
     clients: Array.from({ length: clients }, (_, i) => i + 1),
     workload: drawWorkload(random('workload'), tickUs),
     ghosts: shape.chance(0.5),
+    oldAnswers: shape.chance(0.5),
     faults: drawFaults(random('faults'), ordinary),
   }
 }

@@ -29,9 +29,9 @@ export function checkHealing(world: RaftWorld, seen: (event: SimEvent) => void):
   clients.probe(() => {
     probed = true
   })
-  loop.run(until, seen, () => probed && converged(world, members))
+  loop.run(until, seen, () => probed && converged(members))
   if (!probed) oracles.fail(`no new write was acknowledged after healing: ${describe(members)}`)
-  if (!converged(world, members)) oracles.fail(`the members did not converge after healing: ${describe(members)}`)
+  if (!converged(members)) oracles.fail(`the members did not converge after healing: ${describe(members)}`)
   checkRest(world, members, seen)
 }
 
@@ -56,8 +56,21 @@ function heal(world: RaftWorld): SimNode[] {
     if (operator.expendable(node, gone) && random.chance(0.8)) gone.add(node)
     else if (node.state === 'up' && !plan.ghosts && !isMember(world, node)) gone.add(node)
   }
-  for (const node of gone) world.crash(node, true)
-  return nodes.filter((node) => node.state === 'up' && isMember(world, node))
+  for (const node of gone) breakForEver(world, node, random)
+  return nodes.filter((node) => node.state === 'up' && isMember(world, node) && !gone.has(node))
+}
+
+/** Dead, or alone, or able to speak and not to hear, or the other way round. */
+function breakForEver(world: RaftWorld, node: SimNode, random: Seeded): void {
+  const fate = random.pick(['dead', 'dead', 'alone', 'deaf', 'mute'] as const)
+  if (fate === 'dead') {
+    world.crash(node, true)
+    return
+  }
+  for (const other of world.nodes) {
+    if (fate !== 'deaf') world.net.cut(node.id, other.id, false)
+    if (fate !== 'mute') world.net.cut(other.id, node.id, false)
+  }
 }
 
 /** True when somebody counts on the node. */
@@ -69,14 +82,18 @@ function isMember(world: RaftWorld, node: SimNode): boolean {
   )
 }
 
-/** One leader, and all members that are whole have applied all it has. */
-function converged(world: RaftWorld, members: readonly SimNode[]): boolean {
-  const { leader } = world.operator
+/** One leader, which is a voter, and all members that are whole have applied all it has. */
+function converged(members: readonly SimNode[]): boolean {
+  const leader = leaderOf(members)
   const core = leader?.core
   if (core === undefined) return false
   const { config, index } = core.config
-  const { commit, lastIndex, term } = core.view
+  const { commit, lastIndex, term, solo } = core.view
   if (commit !== lastIndex || index > commit || config.outgoing.length > 0) return false
+  if (!config.members.some(({ id, role }) => id === leader?.id && role === 'voter')) return false
+  // It is alone only while no other member that holds everything is there.
+  const full = members.filter(({ id }) => config.members.some((member) => member.id === id && member.role === 'voter'))
+  if (solo && full.length > 1) return false
   return members.every((node) => {
     const view = node.core?.view
     const listed = config.members.some(({ id, incarnation }) => id === node.id && incarnation === node.incarnation)
@@ -85,15 +102,20 @@ function converged(world: RaftWorld, members: readonly SimNode[]): boolean {
   })
 }
 
+function leaderOf(members: readonly SimNode[]): SimNode | undefined {
+  const leaders = members.filter(({ core }) => core?.view.role === 'leader')
+  return leaders.toSorted((a, b) => (b.core?.view.term ?? 0) - (a.core?.view.term ?? 0))[0]
+}
+
 /** Nothing happens, so nothing but heartbeats is said, and nobody is elected. */
 function checkRest(world: RaftWorld, members: readonly SimNode[], seen: (event: SimEvent) => void): void {
-  const { plan, loop, net, oracles, operator } = world
-  const { leader } = operator
+  const { plan, loop, net, oracles } = world
+  const leader = leaderOf(members)
   const term = leader?.core?.view.term
   const before = net.messages
   const ticks = restFor * plan.electionTicks
   loop.run(loop.nowUs + ticks * plan.tickUs, seen)
-  if (operator.leader !== leader || leader?.core?.view.term !== term) {
+  if (leaderOf(members) !== leader || leader?.core?.view.term !== term) {
     oracles.fail(`the leadership does not rest after healing: ${describe(members)}`)
   }
   const sent = net.messages - before

@@ -241,9 +241,11 @@ export class SimNode implements Process {
   /** A frame has arrived; its head is looked at first, as the transport does. */
   receive(frame: Frame): void {
     const { core } = this
-    if (core === undefined || this.deaf || !this.#listensTo(core, frame)) return
+    if (core === undefined || this.deaf) return
+    const heard = this.#listensTo(core, frame)
+    if (!heard && !this.#ground.plan.oldAnswers) return
     this.use((raft) => {
-      for (const message of frame.messages) raft.step(message)
+      for (const message of frame.messages) if (heard || message.kind === 'appendReply') raft.step(message)
     })
   }
 

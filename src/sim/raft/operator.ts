@@ -1,6 +1,6 @@
 /**
  * The operator of the simulated cluster: adds nodes and makes them voters, removes members, replaces members whose disk is
- * gone by themselves with an empty one. One task at a time, asked again and again of whoever leads.
+ * gone by themselves with an empty one. Asked again and again of whoever leads.
  *
  * Like a careful operator it removes nobody when that would leave the cluster without a usable majority (`canLose`,
  * `canRemove`), which is also what keeps the nemesis from making damage that nobody could survive.
@@ -13,9 +13,16 @@ import type { Loop } from './loop.ts'
 import type { SimNode } from './node.ts'
 import type { RaftPlan } from './plan.ts'
 
-type Task =
-  | { readonly kind: 'add'; readonly node: SimNode; formed: boolean }
-  | { readonly kind: 'remove'; readonly node: SimNode; readonly stop: boolean; asked: boolean }
+interface Started {
+  /** When it was first worked on. */
+  sinceUs?: number
+}
+
+type Task = Started &
+  (
+    | { readonly kind: 'add'; readonly node: SimNode; formed: boolean }
+    | { readonly kind: 'remove'; readonly node: SimNode; readonly stop: boolean; asked: boolean }
+  )
 
 /** Voters that a cluster has at most. */
 const votersMax = 5
@@ -27,7 +34,6 @@ export class Operator {
   readonly #plan: RaftPlan
   readonly #nodes: readonly SimNode[]
   readonly #tasks: Task[] = []
-  #sinceUs = 0
   #incarnations = 0
   stopped = false
 
@@ -74,18 +80,25 @@ export class Operator {
     })
   }
 
+  /** Two tasks at a time: that only one change is under way is for the core to say. */
   #work(): void {
-    const task = this.#tasks[0]
-    if (task === undefined) {
-      this.#sinceUs = this.#loop.nowUs
-      return
-    }
     const { tickUs, electionTicks } = this.#plan
-    const late = this.#loop.nowUs - this.#sinceUs > patience * tickUs * electionTicks
-    const done = late || (task.kind === 'add' ? this.#adds(task) : this.#removes(task))
-    if (!done) return
-    this.#tasks.shift()
-    this.#sinceUs = this.#loop.nowUs
+    for (const task of this.#tasks.slice(0, 2)) {
+      if (this.#tasks.find((other) => other.node === task.node) !== task) continue
+      task.sinceUs ??= this.#loop.nowUs
+      const late = this.#loop.nowUs - task.sinceUs > patience * tickUs * electionTicks
+      const done = late || (task.kind === 'add' ? this.#adds(task) : this.#removes(task))
+      if (done) this.#tasks.splice(this.#tasks.indexOf(task), 1)
+    }
+  }
+
+  /** The member that is on its way out by what any node knows: to remove another one too may be one too many. */
+  get leaving(): SimNode | undefined {
+    for (const config of this.#configs()) {
+      const member = config.members.find(({ role }) => role.startsWith('leaving'))
+      if (member !== undefined) return this.#nodes.find((node) => node.id === member.id)
+    }
+    return undefined
   }
 
   /** One step towards a new voter (or witness); true when there is nothing more to do. */
@@ -105,14 +118,13 @@ export class Operator {
       task.formed = true
     }
     const member = config.members.find(({ id, incarnation }) => id === node.id && incarnation === node.incarnation)
-    const settled = index <= core.view.commit && config.outgoing.length === 0
     if (member === undefined) {
       const role: MemberRole = node.witness ? 'witness' : 'learner'
       const { id, incarnation } = node
-      return settled && !this.#change(leader, { kind: 'add', member: { id, incarnation, addresses: [`${id}:1`], role } })
+      return !this.#change(leader, { kind: 'add', member: { id, incarnation, addresses: [`${id}:1`], role } })
     }
-    if (member.role !== 'learner') return settled
-    if (settled) this.#change(leader, { kind: 'promote', id: node.id })
+    if (member.role !== 'learner') return index <= core.view.commit && config.outgoing.length === 0
+    this.#change(leader, { kind: 'promote', id: node.id })
     return false
   }
 
@@ -122,13 +134,14 @@ export class Operator {
     if (leader === undefined || core === undefined) return false
     const { node } = task
     const { config, index } = core.config
-    const settled = index <= core.view.commit && config.outgoing.length === 0
-    if (!settled) return false
+    const { leaving } = this
+    if (leaving !== undefined && leaving !== node) return false
     if (config.members.some(({ id }) => id === node.id)) {
       if (!this.canRemove(node)) return true
       task.asked = true
       return !this.#change(leader, { kind: 'remove', id: node.id })
     }
+    if (index > core.view.commit) return false
     if (task.asked && (task.stop || node.state === 'lost')) node.retire()
     return true
   }
@@ -180,21 +193,23 @@ export class Operator {
     const survives = configs.every((config) =>
       voterGroups(config).every((group) => group.filter((id) => stays(config, id)).length * 2 > group.length),
     )
-    return survives && configs.length > 0 && this.#othersHoldAll(node)
+    return survives && configs.length > 0 && this.#othersHoldAll(node, gone)
   }
 
-  /** With a witness, majorities say nothing of payloads: another full member must have all there is. */
-  #othersHoldAll(node: SimNode): boolean {
-    const witness = this.#nodes.find((other) => other.witness && other.state === 'up')
-    if (witness === undefined || node.witness) return true
-    const last = witness.core?.log.lastIndex ?? 0
-    const term = witness.core?.log.lastTerm ?? 0
-    return this.#nodes.some((other) => {
-      const log = other.core?.log
-      if (other === node || other.witness || log === undefined || other.state !== 'up') return false
-      const { config } = other.core?.config ?? {}
-      const voter = config?.members.some(({ id, role }) => id === other.id && role === 'voter') === true
-      return voter && (log.lastTerm > term || (log.lastTerm === term && log.durable >= last))
+  /**
+   * Majorities say nothing of who can be elected: among the others a voter must be at least as far as everybody. A witness
+   * or a learner that has more than all voters would stand in their way for ever.
+   */
+  #othersHoldAll(node: SimNode, gone: ReadonlySet<SimNode>): boolean {
+    const others = this.#nodes.filter((other) => other !== node && other.core !== undefined && !gone.has(other))
+    return others.some((candidate) => {
+      const log = candidate.core?.log
+      const listed = candidate.core?.config.config.members.find(({ id }) => id === candidate.id)
+      if (log === undefined || listed?.role !== 'voter' || listed.incarnation !== candidate.incarnation) return false
+      return others.every(({ core }) => {
+        const { lastTerm = 0, lastIndex = 0 } = core?.log ?? {}
+        return log.lastTerm > lastTerm || (log.lastTerm === lastTerm && log.durable >= lastIndex)
+      })
     })
   }
 

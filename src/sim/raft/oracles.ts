@@ -30,6 +30,7 @@ export interface Cursors {
   readonly term: number
   readonly commit: number
   readonly lastIndex: number
+  readonly firstOwnIndex: number
   readonly solo: boolean
 }
 
@@ -45,6 +46,9 @@ interface Committed {
   /** Term of the leader that committed it. */
   readonly byTerm: number
 }
+
+/** Entries of its own that a leader appends beside what is proposed: no-op, configuration, solo. */
+const ownEntriesMax = 4
 
 function chainOf(previous: number, entry: Entry): number {
   return mix(mix(mix(previous, entry.index), entry.term), entryHash(entry))
@@ -71,8 +75,14 @@ export class Oracles {
   /** What disks held that were lost later: it was acknowledged, and that may be on its way still. */
   readonly #lost = new Map<string, Pick<RaftDisk, 'has'>>()
   readonly #diskOf: (id: NodeId, incarnation: string) => RaftDisk | undefined
+  /** Entries that a leader may have proposed and not committed. */
+  readonly #uncommittedMax: number
 
-  constructor(diskOf: (id: NodeId, incarnation: string) => RaftDisk | undefined) {
+  constructor(
+    uncommittedEntries: number,
+    diskOf: (id: NodeId, incarnation: string) => RaftDisk | undefined,
+  ) {
+    this.#uncommittedMax = uncommittedEntries + ownEntriesMax
     this.#diskOf = diskOf
   }
 
@@ -118,6 +128,7 @@ export class Oracles {
     if (now.term < seen.term) this.fail(`the term of ${node.id} went back from ${seen.term} to ${now.term}`)
     if (now.commit < seen.commit) this.fail(`commit of ${node.id} went back from ${seen.commit} to ${now.commit}`)
     if (now.role === 'leader' && (seen.role !== 'leader' || seen.term !== now.term)) this.#leads(node, now, termOf)
+    if (now.role === 'leader') this.#bounded(node, now)
     if (now.commit > seen.commit) this.#commits(node, now, seen.commit, termOf, config)
     seen.role = now.role
     seen.term = now.term
@@ -134,6 +145,11 @@ export class Oracles {
     if (lastIndex < index || (held !== undefined && held !== this.termAt(index))) {
       this.fail(`${node.id} leads term ${term} without entry ${index}, committed in an earlier term`)
     }
+  }
+
+  #bounded(node: Watched, { lastIndex, commit, firstOwnIndex }: Cursors): void {
+    const open = lastIndex - Math.max(commit, firstOwnIndex - 1)
+    if (open > this.#uncommittedMax) this.fail(`${node.id} has ${open} entries that are not committed`)
   }
 
   #commits(

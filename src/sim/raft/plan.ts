@@ -112,6 +112,11 @@ export interface RaftPlan {
   }
   /** Nodes that were removed go on running and campaigning. */
   readonly ghosts: boolean
+  /**
+   * Acknowledgements of an earlier incarnation of a member reach the core, as if the transport did not look: what they are
+   * worth is for the replication session to say.
+   */
+  readonly oldAnswers: boolean
   readonly faults: readonly Fault[]
 }
 
@@ -143,6 +148,7 @@ export const calmPlan: RaftPlan = {
     anywhere: false,
   },
   ghosts: false,
+  oldAnswers: false,
   faults: [],
 }
 

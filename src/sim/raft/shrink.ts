@@ -108,7 +108,7 @@ class Shrinker {
     while (this.#best.workload.operations > 1 && this.#attempt(withOperations(this.#best))) continue
     this.#attempt({ ...this.#best, workload: { ...this.#best.workload, keys: 1, anywhere: false, paddingMax: 0 } })
     while (this.#best.voters > 3 && this.#attempt({ ...this.#best, voters: this.#best.voters - 2 })) continue
-    this.#attempt({ ...this.#best, learners: 0, ghosts: false })
+    this.#attempt({ ...this.#best, learners: 0, ghosts: false, oldAnswers: false })
     const { net, disk, machine, limits } = calmPlan
     this.#attempt({ ...this.#best, net })
     for (const name of ['loss', 'duplicate', 'late', 'codec', 'minUs', 'meanUs', 'mode'] as const) {

@@ -40,7 +40,7 @@ export class RaftWorld {
   constructor(plan: RaftPlan) {
     this.plan = plan
     const { loop } = this
-    this.oracles = new Oracles((id, incarnation) => {
+    this.oracles = new Oracles(plan.limits.uncommittedEntries, (id, incarnation) => {
       const node = this.nodeOf(id)
       return node?.incarnation === incarnation && node.state !== 'spare' ? node.disk : undefined
     })

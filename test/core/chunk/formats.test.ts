@@ -162,8 +162,11 @@ describe('chunk formats', () => {
   })
 
   it('tells a damaged identity from a newer one', () => {
-    const identity = { diskId: 'a'.repeat(32), clusterId: 'b'.repeat(32), nodeId: 'n1' }
+    const identity = { diskId: 'a'.repeat(32), clusterId: 'b'.repeat(32), nodeId: 'n1', clusterIncarnation: 1 }
     const bytes = encodeIdentity(identity, sum)
+    const recovered = { ...identity, clusterIncarnation: 3 }
+    expect(decodeIdentity(encodeIdentity(recovered, sum), sum)).to.deep.equal({ kind: 'ok', identity: recovered })
+    expect(new TextDecoder().decode(bytes)).not.to.contain('clusterIncarnation')
     expect(decodeIdentity(bytes, sum)).to.deep.equal({ kind: 'ok', identity })
     const edited = utf8(new TextDecoder().decode(bytes).replace('n1', 'n2'))
     expect(decodeIdentity(edited, sum)).to.deep.equal({ kind: 'damaged' })

@@ -21,13 +21,15 @@ import {
   bucketRecord,
   type ChunkRecord,
   chunkRecord,
+  type ClusterRecord,
+  clusterRecord,
   type DiskRecord,
   diskRecord,
   leaseRecord,
   manifestRecord,
   objectRecord,
 } from '../../../src/core/meta/records.ts'
-import { readApplied, type StateReader, StateView } from '../../../src/core/meta/view.ts'
+import { HotRecords, readApplied, type StateReader, StateView } from '../../../src/core/meta/view.ts'
 import type { ErrorCode } from '../../../src/model/errors.ts'
 
 type Without<T> = T extends unknown ? Omit<T, 'nowMs'> : never
@@ -56,12 +58,15 @@ export class World implements StateReader {
   readonly map = new Map<string, Uint8Array>()
   nowMs = 1_000_000
   effects: readonly Effect[] = []
+  /** Every command as the log would hold it, with its answer. */
+  readonly log: { readonly payload: Uint8Array; readonly reply: Reply }[] = []
   #index = 0
+  readonly #hot = new HotRecords()
 
   /** A founded cluster with `disks` disks on nodes n1, n2, ... and bucket `photos`. */
-  static founded(disks = 4): World {
+  static founded(disks = 4, version = 1): World {
     const world = new World()
-    world.ok({ kind: 'found', clusterId: id(0xc1), version: 1 })
+    world.ok({ kind: 'found', clusterId: id(0xc1), version })
     for (let i = 1; i <= disks; i++) world.register(`n${i}`, [id(0xd0 + i)])
     world.ok({ kind: 'createBucket', name: 'photos', commitId: id(0xb1) })
     return world
@@ -86,12 +91,13 @@ export class World implements StateReader {
 
   /** Applies commands as one group. */
   runGroup(bodies: readonly Without<Command>[]): Reply[] {
-    const view = new StateView(this, this.applied())
+    const view = new StateView(this, this.applied(), this.#hot)
     const replies: Reply[] = []
     for (const body of bodies) {
-      const command = decodeCommand(encodeCommand({ ...body, nowMs: this.nowMs } as Command))
-      const { reply, effects } = applyEntry(view, { index: ++this.#index, term: 1 }, command)
+      const payload = encodeCommand({ ...body, nowMs: this.nowMs } as Command)
+      const { reply, effects } = applyEntry(view, { index: ++this.#index, term: 1 }, decodeCommand(payload))
       this.effects = effects
+      this.log.push({ payload, reply })
       replies.push(reply)
     }
     for (const write of view.finish()) {
@@ -200,6 +206,12 @@ export class World implements StateReader {
   object(key: string) {
     const bucket = this.get(keys.bucket('photos'), bucketRecord)
     return this.get(keys.object(bucket?.number ?? 0, key), objectRecord)
+  }
+
+  cluster(): ClusterRecord {
+    const record = this.get(keys.cluster(), clusterRecord)
+    if (record === undefined) throw new Error('no cluster')
+    return record
   }
 
   bucket() {

@@ -75,6 +75,15 @@ describe('raft limits', () => {
     expect(progress.inFlightBytes).to.equal(0)
   })
 
+  it('a refusal never takes a member back below what it is known to have', () => {
+    const progress = new Progress(10, 1, 8, 10_000)
+    progress.acknowledged(4)
+    expect(progress.refused(9, 2)).to.equal(true)
+    expect(progress.next).to.equal(5)
+    progress.check(100)
+    expect(progress.refused(9, 2), 'a late one').to.equal(false)
+  })
+
   it('the window of entries in memory equals a plain list, whatever is pushed, cut and dropped (scenario 37)', () => {
     const step = fc.record({ kind: fc.constantFrom('push', 'truncate', 'drop', 'evict'), by: fc.nat(40) })
     fc.assert(

@@ -201,6 +201,22 @@ describe('raft follower reads', () => {
     expect(net.node('b').reads).to.deep.equal([])
   })
 
+  it('only the leader that was asked answers', () => {
+    const net = TestNetwork.of(three)
+    net.elect('a')
+    net.tick(2)
+    let context = 0
+    net.drops = (message) => {
+      if (message.kind === 'readIndex') context = message.context
+      return message.kind === 'readIndexReply'
+    }
+    net.node('b').raft.readIndex(1)
+    net.settle()
+    net.node('b').raft.step({ kind: 'readIndexReply', from: 'c', to: 'b', term: 2, context, index: 1 })
+    net.settle()
+    expect(net.node('b').reads).to.deep.equal([])
+  })
+
   it('reads are given up when the leader or the term changes', () => {
     const net = TestNetwork.of(three)
     net.elect('a')

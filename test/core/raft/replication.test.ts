@@ -231,6 +231,7 @@ describe('raft replication', () => {
     const leader = net.node('a')
     net.tick(21, ['a'])
     leader.raft.compacted(15)
+    leader.raft.unreachable('c')
     net.tick(4, ['a'])
     expect(leader.snapshots).to.deep.equal([])
     net.heal()

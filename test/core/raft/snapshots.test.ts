@@ -142,4 +142,18 @@ describe('raft snapshots', () => {
     expect(node.raft.ready()?.append).to.equal(undefined)
     node.raft.hold(false)
   })
+
+  it('commit stands still while a snapshot is put in place, though the log already holds more', () => {
+    const node = new TestNode(optionsOf('b', three, [1, 2, 2, 2], { term: 5, vote: '' }))
+    expect(node.raft.offerSnapshot(offerTo('b', 2, 2))).to.equal(true)
+    node.work()
+    expect(node.raft.hold(true)).to.equal(true)
+    node.raft.step({ kind: 'heartbeat', from: 'a', to: 'b', term: 5, commit: 4, context: 0 })
+    expect(node.raft.view.commit).to.equal(0)
+    expect(node.work().at(-1), 'but the leader is answered').to.include({ kind: 'heartbeatReply' })
+    node.raft.hold(false)
+    expect(node.install(offerTo('b', 2, 2), [])).to.equal(true)
+    node.raft.step({ kind: 'heartbeat', from: 'a', to: 'b', term: 5, commit: 4, context: 0 })
+    expect(node.raft.view).to.include({ commit: 4, lastIndex: 4 })
+  })
 })

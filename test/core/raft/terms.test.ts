@@ -188,4 +188,70 @@ describe('raft terms', () => {
     net.elect('a')
     expect(net.node('a').raft.propose(new Uint8Array(1))).to.include({ ok: true })
   })
+
+  it('a write of before the election that completes does not count as the own vote', () => {
+    const node = new TestNode(optionsOf('a', ['a'], [1], { term: 1, vote: '' }))
+    node.stalled = true
+    const vote = { lastIndex: 9, lastTerm: 9, pre: false, forced: false }
+    node.raft.step({ kind: 'vote', from: 'z', to: 'a', term: 5, ...vote })
+    node.work()
+    node.raft.campaign()
+    expect(node.raft.view).to.include({ role: 'candidate', term: 6 })
+    node.finishAppend()
+    expect(node.raft.view.role, 'only the vote of term 5 is on disk').to.equal('candidate')
+    node.work()
+    node.finishAppend()
+    expect(node.raft.view.role).to.equal('leader')
+  })
+
+  it('a pre-vote granted for an earlier round counts for nothing (scenario 11)', () => {
+    const node = new TestNode(optionsOf('a', three, [1], { term: 1, vote: '' }))
+    const wait = (): void => {
+      for (let i = 0; i < 25 && node.raft.view.role !== 'pre-candidate'; i++) node.raft.tick()
+    }
+    wait()
+    node.raft.step({ kind: 'voteReply', from: 'b', to: 'a', term: 2, pre: true, granted: false })
+    wait()
+    expect(node.raft.view).to.include({ role: 'pre-candidate', term: 2 })
+    node.raft.step({ kind: 'voteReply', from: 'c', to: 'a', term: 2, pre: true, granted: true })
+    expect(node.raft.view.role).to.equal('pre-candidate')
+    node.raft.step({ kind: 'voteReply', from: 'c', to: 'a', term: 3, pre: true, granted: true })
+    expect(node.raft.view).to.include({ role: 'candidate', term: 3 })
+  })
+
+  it('nobody is asked to take over before it has everything, and nobody does who has not (scenario 89)', () => {
+    const net = TestNetwork.of(three)
+    net.elect('a')
+    let asked = 0
+    net.drops = (message) => {
+      if (message.kind === 'timeoutNow') asked++
+      return message.kind === 'append' && message.to === 'b'
+    }
+    net.propose('a', 'x')
+    net.node('a').raft.transfer('b')
+    net.tick(6)
+    expect(asked).to.equal(0)
+    net.node('b').raft.step({ kind: 'timeoutNow', from: 'a', to: 'b', term: 2, lastIndex: 3, lastTerm: 2 })
+    expect(net.node('b').raft.view).to.include({ role: 'follower', term: 2 })
+  })
+
+  it('a member votes for a candidate that its own configuration does not name (scenario 49)', () => {
+    const node = new TestNode(optionsOf('a', three, [1], { term: 1, vote: '' }))
+    const log = { lastIndex: 5, lastTerm: 3 }
+    node.raft.step({ kind: 'vote', from: 'new', to: 'a', term: 4, pre: false, forced: false, ...log })
+    expect(node.work().at(-1)).to.include({ kind: 'voteReply', to: 'new', granted: true, term: 4 })
+  })
+
+  it('a disk slower than the election timeout delays an election and does not repeat it for ever', () => {
+    const node = new TestNode(optionsOf('a', ['a'], [1], { term: 1, vote: '' }))
+    node.stalled = true
+    let ticks = 0
+    // Every write takes 30 ticks.
+    for (; ticks < 200 && node.raft.view.role !== 'leader'; ticks++) {
+      node.raft.tick()
+      node.work()
+      if (ticks % 30 === 29) node.finishAppend()
+    }
+    expect(node.raft.view).to.include({ role: 'leader', term: 2 })
+  })
 })

@@ -3,13 +3,15 @@
 import { expect } from 'chai'
 import { crc32c } from '../../../src/base/crc32c.ts'
 import { utf8 } from '../../../src/base/bytes.ts'
+import { encodeConfig, type Message } from '../../../src/core/raft/messages.ts'
 import { decodeReceipt } from '../../../src/core/raft/receipts.ts'
-import { configOf, memberOf, TestNetwork, type TestNode } from './network.ts'
+import type { Entry, RaftLimits } from '../../../src/core/raft/types.ts'
+import { configOf, memberOf, optionsOf, TestNetwork, TestNode } from './network.ts'
 
 const pair = ['a', 'b', 'w:witness']
 
-function cluster(): TestNetwork {
-  const net = TestNetwork.of(pair)
+function cluster(limits: Partial<RaftLimits> = {}): TestNetwork {
+  const net = TestNetwork.of(pair, limits)
   net.elect('a')
   net.tick(2)
   return net
@@ -42,6 +44,47 @@ describe('raft witness', () => {
     net.heal()
     net.tick(3)
     expect(last(net.node('w'))).to.equal(before + 1)
+  })
+
+  it('a new leader sends a witness nothing before the other full member answered or was waited for', () => {
+    const net = TestNetwork.of(pair)
+    net.drops = (message) => message.kind === 'append' && message.to === 'b'
+    const leader = net.elect('a')
+    net.tick(8)
+    expect(leader.raft.view.solo).to.equal(false)
+    expect(last(net.node('w'))).to.equal(1)
+    net.tick(6)
+    expect(leader.raft.view.solo).to.equal(true)
+    expect(last(net.node('w'))).to.equal(last(leader))
+  })
+
+  it('a leader that is alone sends a witness only what is on its own disk, so that it can be elected again', () => {
+    const net = cluster()
+    net.kill('b')
+    net.tick(14)
+    const leader = net.node('a')
+    leader.stalled = true
+    net.propose('a', 'lost with the power')
+    net.tick(6)
+    expect(last(net.node('w'))).to.be.below(last(leader))
+    leader.stalled = false
+    net.restart('a')
+    net.tick(40)
+    expect(net.leader?.id).to.equal('a')
+  })
+
+  it('a fresh witness whose id once was a voter does not campaign while it catches up', () => {
+    const config = configOf(['a', 'b', 'w:witness'])
+    const node = new TestNode(optionsOf('w', config, [], { term: 0, vote: '' }))
+    const configs = [configOf(['a', 'b', 'w']), configOf(['a', 'b']), config]
+    const entries = configs.map((item, i): Entry => {
+      return { index: i + 1, term: 1, type: 'config', payload: encodeConfig(item) }
+    })
+    const head = { kind: 'append', from: 'a', to: 'w', term: 1, session: 0, prevIndex: 0, prevTerm: 0 } as const
+    node.raft.step({ ...head, commit: 0, entries })
+    node.work()
+    for (let i = 0; i < 60; i++) node.raft.tick()
+    expect(node.raft.view.role).to.equal('follower')
   })
 
   it('when the other full member is silent for an election timeout, the leader goes on alone and says so', () => {
@@ -84,6 +127,33 @@ describe('raft witness', () => {
     net.propose('a', 'again together')
     net.tick(4)
     expect(last(net.node('w'))).to.equal(before)
+  })
+
+  it('it does not end while something sent to the witness is still under way', () => {
+    const net = cluster({ messageBytes: 1 })
+    net.kill('b')
+    net.tick(14)
+    const leader = net.node('a')
+    const late: Message[] = []
+    net.drops = (message) => {
+      if (message.kind === 'append' && message.to === 'w') late.push(message)
+      return message.kind === 'append' && message.to === 'w'
+    }
+    for (let i = 0; i < 5; i++) net.propose('a', 'x')
+    net.settle()
+    // The connection to the witness breaks: where to go on is not known, but what was sent may arrive.
+    leader.raft.unreachable('w')
+    net.restart('b')
+    net.drops = (message) =>
+      [message.from, message.to].includes('w') ||
+      (message.kind === 'append' && message.to === 'b' && message.entries.some(({ index }) => index > 5))
+    net.tick(6)
+    expect(leader.raft.matchOf('b')).to.be.below(last(leader)).and.at.least(leader.raft.view.commit)
+    expect(leader.raft.view.solo).to.equal(true)
+    expect(late).to.not.deep.equal([])
+    net.heal()
+    net.tick(6)
+    expect(leader.raft.view.solo).to.equal(false)
   })
 
   it('it ends under load too: the witness does not run ahead of a member that is near', () => {
@@ -165,10 +235,12 @@ describe('raft witness', () => {
 
   it('a witness that is far behind is offered a snapshot, and does not hold compaction back', () => {
     const net = cluster()
-    net.kill('w')
+    net.drops = (message) => message.kind === 'append' && message.to === 'w'
     for (let i = 0; i < 30; i++) net.propose('a', 'x')
     net.tick(12)
     const leader = net.node('a')
+    net.heal()
+    net.kill('w')
     expect(leader.raft.slowestMatch()).to.equal(last(leader))
     leader.compact(last(leader) - 2)
     net.restart('w')

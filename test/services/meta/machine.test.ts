@@ -1,11 +1,12 @@
-/** The state machine over its store: one batch a group, images, and an install that survives a crash anywhere. */
+/** The state machine over its store: what is durable when, images, and an install that survives a crash anywhere. */
 
 import { expect } from 'chai'
 import { encodeCommand } from '../../../src/core/meta/commands.ts'
+import { keys } from '../../../src/core/meta/keys.ts'
 import { AssertionError } from '../../../src/base/assert.ts'
 import { isStoreError } from '../../../src/model/errors.ts'
 import { unpackPiece } from '../../../src/services/meta/image.ts'
-import { createMachine, type MetaMachine } from '../../../src/services/meta/machine.ts'
+import { commandVersion, createMachine, type MetaMachine } from '../../../src/services/meta/machine.ts'
 import { FaultPlan } from '../../support/fault-plan.ts'
 import { id, LocalLog, memoryStores, openMachine } from './kit.ts'
 
@@ -37,13 +38,14 @@ async function codeOf(work: Promise<unknown>): Promise<string> {
 }
 
 describe('meta machine', () => {
-  it('makes a group durable with its index in one synced batch', async () => {
+  it('is durable up to its last entry when it was closed in order', async () => {
     const stores = memoryStores()
     const { machine, log } = await filled(stores)
     const digest = machine.digest()
+    await machine.close()
     stores.kv.crash(() => 0, new FaultPlan())
     const again = await openMachine(stores)
-    expect([again.appliedIndex(), again.digest()]).to.deep.equal([log.index, digest])
+    expect([again.appliedIndex(), again.durableIndex(), again.digest()]).to.deep.equal([log.index, log.index, digest])
     expect((await again.queries.buckets('', 10)).map((one) => one.name)).to.deep.equal([
       'bucket-0',
       'bucket-1',
@@ -165,9 +167,17 @@ describe('meta machine', () => {
 
   it('refuses to open a state of a newer version', async () => {
     const stores = memoryStores()
-    const machine = await openMachine(stores)
-    await new LocalLog(machine).command({ kind: 'found', clusterId: id(1), version: 2 })
-    await machine.close()
+    await (await filled(stores)).machine.close()
+    // The version is the byte after the cluster's id and incarnation.
+    stores.kv.tamper('state', keys.cluster(), (value) => value.set([commandVersion + 1], 17))
     expect(await codeOf(openMachine(stores))).to.equal('INCOMPATIBLE_VERSION')
+  })
+
+  it('stops at a raise to a version that it does not know, and applies nothing of it', async () => {
+    const { machine, log } = await filled()
+    const raise = { kind: 'raiseVersion', nowMs: 1, version: commandVersion + 1 } as const
+    const entry = { index: log.index + 1, term: 1, payload: encodeCommand(raise) }
+    expect(await codeOf(machine.apply([entry]))).to.equal('INCOMPATIBLE_VERSION')
+    expect([machine.appliedIndex(), machine.cluster()?.version]).to.deep.equal([log.index, 1])
   })
 })

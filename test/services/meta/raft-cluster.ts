@@ -160,9 +160,6 @@ export class Host {
     this.kv = new SimKvDisk(random.fork(`${id} kv`), this.device)
     this.files = new SimFilesDisk(random.fork(`${id} files`), this.device)
     this.address = `${id}:1`
-    this.kv.onBatch((store) => {
-      if (store === 'raft-log') this.logBatches++
-    })
   }
 
   get running(): RaftReplicator {
@@ -251,6 +248,7 @@ export class Cluster {
         const batch: Kv['batch'] = async (operations, options) => {
           if (host.logError !== undefined) throw host.logError
           await opened.batch(operations, options)
+          host.logBatches++
         }
         return { ...opened, batch }
       },

@@ -209,6 +209,18 @@ describe('raft host', () => {
     }
   })
 
+  it('an oversized proposal is refused at once and changes nothing', async () => {
+    const cluster = await formed({ entryBytes: 1000 })
+    const leader = await cluster.untilLeader()
+    const { commit } = leader.running.status()
+    const outcome = await cluster.outcome(leader.running.propose(new Uint8Array(1001)))
+    if (!('error' in outcome) || !isStoreError(outcome.error)) throw new Error('not refused')
+    expect(outcome.error.code).to.equal('INVALID_ARGUMENT')
+    expect(outcome.error.message).to.contain('1001 bytes, the most is 1000')
+    expect(leader.running.status().commit).to.equal(commit)
+    await cluster.propose(leader, 'x'.repeat(1000))
+  })
+
   it('proposals that come together share their batches', async () => {
     const cluster = await formed()
     const leader = cluster.leader()

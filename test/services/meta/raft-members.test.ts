@@ -109,7 +109,6 @@ describe('raft members', () => {
     expect(nobody.message).to.contain('start it first')
     const m4 = cluster.join('m4')
     await cluster.start(m4)
-    await cluster.run(500)
     expect((await refusal(cluster, leader.running.addMember('m5', 'm4:1'))).code).to.equal('INVALID_ARGUMENT')
     const alone = cluster.join('m6', { peers: [] })
     await cluster.start(alone)

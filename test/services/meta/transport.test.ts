@@ -2,6 +2,8 @@
 
 import { expect } from 'chai'
 import { encodeMessage, type Message } from '../../../src/core/raft/messages.ts'
+import { defaultRaftLimits } from '../../../src/core/raft/types.ts'
+import { limits } from '../../../src/model/limits.ts'
 import type { StoreError } from '../../../src/model/errors.ts'
 import type { Checkpoint } from '../../../src/services/meta/raft-digests.ts'
 import { type OwnNews, Transport } from '../../../src/services/meta/transport.ts'
@@ -179,6 +181,25 @@ describe('raft transport', () => {
     pair.b.transport.keep(['a'])
     await pair.run()
     expect(pair.a.transport.reachable('b')).to.equal(true)
+  })
+
+  it('the largest entry fits into one frame', () => {
+    const payload = new Uint8Array(defaultRaftLimits.entryBytes)
+    const entries = [{ index: 2 ** 40, term: 2 ** 40, type: 'command', payload }] as const
+    const message = encodeMessage({
+      ...to,
+      kind: 'append',
+      session: 1,
+      prevIndex: 2 ** 40 - 1,
+      prevTerm: 1,
+      commit: 1,
+      entries,
+    })
+    const addresses = Array.from({ length: 20 }, (_, i) => `a-rather-long-host-name-${i}.example.org:7400`)
+    const head = { clusterId: id(99), from: 'a'.repeat(60), incarnation: id(1), to: 'b'.repeat(60), addresses }
+    expect(raftMethods.messages.encodeRequest({ ...head, messages: [message] }).length).to.be.below(
+      limits.messageBytesMax,
+    )
   })
 
   it('damaged messages end their stream; an announced snapshot does not come this way', async () => {

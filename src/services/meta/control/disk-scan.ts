@@ -14,8 +14,8 @@ import { Alarm, Pump, type Term } from './term.ts'
 export interface DiskScanParts {
   /** A page is about to be read; says which chunks change while it is. */
   reading(): Reading
-  /** One entry of the walk. */
-  look(disk: DiskNumber, chunk: ChunkId, record: DiskChunkRecord): void
+  /** One entry of the walk. `overtaken`: the chunk changed while it was read. */
+  look(disk: DiskNumber, chunk: ChunkId, record: DiskChunkRecord, overtaken: boolean): void
   /** After each page. */
   page(): void
   /** True when entries were given up for lack of room since the last call. */
@@ -84,12 +84,11 @@ export class DiskScan {
     if (this.#parts.overflowed()) this.#again.add(disk)
   }
 
-  /** An entry that was overtaken by a change is left to those who look at changes: judging by it would undo theirs. */
   async #page(disk: DiskNumber, from: ChunkId): Promise<readonly { readonly chunk: ChunkId }[]> {
     const reading = this.#parts.reading()
     try {
       const page = await this.#term.queries.diskChunks(disk, from, pageEntries)
-      for (const { chunk, record } of page) if (!reading.overtaken(chunk)) this.#parts.look(disk, chunk, record)
+      for (const { chunk, record } of page) this.#parts.look(disk, chunk, record, reading.overtaken(chunk))
       return page
     } finally {
       reading.end()

@@ -217,10 +217,12 @@ export class Leadership {
     const { queue } = this.#repair
     return new DiskScan(this.#term, {
       reading: () => this.#repair.reading(),
-      look: (disk, chunk, record) => {
+      look: (disk, chunk, record, overtaken) => {
         const own = record.replicas.find((replica) => replica.disk === disk)
+        // Looked at once more before the order; and nothing leads out of `deleting`, so nobody else may find it.
         if (own?.state === 'deleting') this.#deletes.add(disk, chunk)
-        this.#repair.consider(chunk, { wanted: record.copies, replicas: record.replicas })
+        // Left to those who look at changes: judging by this entry would undo theirs.
+        if (!overtaken) this.#repair.consider(chunk, { wanted: record.copies, replicas: record.replicas })
       },
       page: () => this.#repair.schedule(),
       overflowed: () => {

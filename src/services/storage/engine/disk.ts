@@ -93,8 +93,13 @@ class Disk implements DiskEngine {
     return this.#identity.clusterId
   }
 
-  async adopt(clusterId: string, nodeId: string): Promise<void> {
-    this.#identity = await adoptIdentity(this.#deps.files, this.path, this.#identity, { clusterId, nodeId }, this.#sum)
+  get clusterIncarnation(): number {
+    return this.#identity.clusterIncarnation
+  }
+
+  async adopt(clusterId: string, nodeId: string, incarnation = 1): Promise<void> {
+    const owner = { clusterId, nodeId, incarnation }
+    this.#identity = await adoptIdentity(this.#deps.files, this.path, this.#identity, owner, this.#sum)
   }
 
   status(): DiskStatus {

@@ -39,17 +39,17 @@ export function checkOwner(path: string, identity: DiskIdentity, nodeId: string)
 
 /** Gives the directory a new identity, durably. */
 export async function createIdentity(files: Files, entropy: Entropy, sum: Sum): Promise<DiskIdentity> {
-  const identity = { diskId: toHex(entropy.bytes(16)), clusterId: undefined, nodeId: undefined }
+  const identity = { diskId: toHex(entropy.bytes(16)), clusterId: undefined, nodeId: undefined, clusterIncarnation: 1 }
   await files.write(fileName, encodeIdentity(identity, sum))
   return identity
 }
 
-/** The identity with cluster and node in it, durably. WRONG_CLUSTER when it has others. */
+/** The identity with cluster, node and incarnation in it, durably. WRONG_CLUSTER when it has others. */
 export async function adoptIdentity(
   files: Files,
   path: string,
   identity: DiskIdentity,
-  owner: { readonly clusterId: string; readonly nodeId: string },
+  owner: { readonly clusterId: string; readonly nodeId: string; readonly incarnation: number },
   sum: Sum,
 ): Promise<DiskIdentity> {
   if (identity.clusterId !== undefined && identity.clusterId !== owner.clusterId) {
@@ -57,8 +57,11 @@ export async function adoptIdentity(
     throw new StoreError('WRONG_CLUSTER', message)
   }
   checkOwner(path, identity, owner.nodeId)
-  if (identity.clusterId !== undefined && identity.nodeId !== undefined) return identity
-  const adopted = { diskId: identity.diskId, ...owner }
+  const { clusterId, nodeId, incarnation } = owner
+  const known = identity.clusterId !== undefined && identity.nodeId !== undefined
+  if (known && identity.clusterIncarnation >= incarnation) return identity
+  const clusterIncarnation = Math.max(identity.clusterIncarnation, incarnation)
+  const adopted = { diskId: identity.diskId, clusterId, nodeId, clusterIncarnation }
   await files.write(fileName, encodeIdentity(adopted, sum))
   return adopted
 }

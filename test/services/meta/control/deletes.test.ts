@@ -17,6 +17,7 @@ class Desk {
   readonly orphans = new Set<number>()
   readonly given: number[] = []
   attached = true
+  held = false
   pendingAtLook = true
   readonly deletes: Deletes
 
@@ -32,8 +33,9 @@ class Desk {
         })
       },
     }
-    const replicator = { propose: async () => ({ ok: true, kind: 'done' }) }
-    const term = new Term(1, env as never, { queries, replicator } as never, {} as never)
+    const replicator = { propose: async () => ({ ok: true, kind: 'done' }), clusterIncarnation: () => 1 }
+    const machine = { queries, cluster: () => ({ version: 2, incarnation: 1, deletesHeld: this.held }) }
+    const term = new Term(1, env as never, { machine, replicator } as never, {} as never)
     const give = async (order: { delete: { ids: readonly number[] } }): Promise<unknown> => {
       this.given.push(...order.delete.ids)
       return { generation, ids: [], bytes: 0 }

@@ -17,8 +17,13 @@ describe('controllers: disks of one node', () => {
     const log = { debug: nothing, info: nothing, warn: nothing, error: nothing, with: () => log }
     const reconciled: number[] = []
     const queries = { disk: async () => ({ live: true, reconciled: false, generation: 1 }) }
-    const replicator = { propose: async () => ({ ok: true, kind: 'done' }), status: () => ({ leaderAddresses: [] }) }
-    const term = new Term(1, { log, clock } as never, { queries, replicator } as never, {} as never)
+    const replicator = {
+      propose: async () => ({ ok: true, kind: 'done' }),
+      status: () => ({ leaderAddresses: [] }),
+      clusterIncarnation: () => 1,
+    }
+    const machine = { queries, cluster: () => ({ version: 1, incarnation: 1, deletesHeld: false }) }
+    const term = new Term(1, { log, clock } as never, { machine, replicator } as never, {} as never)
     const parts = { topology: { disks: new Map() } }
     const reconcile = new Reconcile(term, parts as never)
     const report = async (disk: number): Promise<void> => {

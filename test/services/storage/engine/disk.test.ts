@@ -315,6 +315,11 @@ describe('disk engine', () => {
     disk = await world.open()
     expect([disk.id, disk.clusterId]).to.deep.equal([id, 'a'.repeat(32)])
     expect(await codeOf(disk.adopt('a'.repeat(32), 'n2'))).to.equal('WRONG_CLUSTER')
+    await disk.adopt('a'.repeat(32), 'n1', 3)
+    await disk.adopt('a'.repeat(32), 'n1', 2)
+    await disk.close()
+    disk = await world.open()
+    expect(disk.clusterIncarnation).to.equal(3)
     await disk.close()
     const identity = world.files.contents.get('identity')
     const edit = (from: string, to: string): void => {

@@ -1,7 +1,6 @@
 /**
- * Makes a failing run of the whole cluster smaller while it goes on failing: fewer kinds of faults, then a shorter time of
- * chaos, then fewer clients, then models in place of real storage nodes. Any failure counts, for what fails at the end is
- * what is looked at.
+ * Makes a failing run of the whole cluster smaller while it goes on failing for the same reason: fewer kinds of faults,
+ * then a shorter time of chaos, then fewer clients, then models in place of real storage nodes.
  */
 
 import type { FaultKind } from '../src/sim/nemesis.ts'
@@ -13,6 +12,11 @@ export interface Shrunk {
   readonly task: Task
   readonly reason: string
   readonly runs: number
+}
+
+/** What a failure is about: its first line, without numbers. */
+function natureOf(reason: string): string {
+  return (reason.split('\n')[0] ?? '').replace(/\d+/g, '#').slice(0, 60)
 }
 
 /** `run` runs a task; `runsMax` bounds how often. */
@@ -39,7 +43,7 @@ export async function shrink(
     if (runs >= runsMax) return false
     runs++
     const ended = await run(candidate)
-    if (ended.kind === 'passed') return false
+    if (ended.kind === 'passed' || natureOf(ended.reason) !== natureOf(reason)) return false
     best = candidate
     found = ended.reason
     return true

@@ -7,8 +7,9 @@
 import { simulate, SimFailure } from '../src/sim/cluster.ts'
 import type { FaultKind } from '../src/sim/nemesis.ts'
 import { drawPlan } from '../src/sim/raft/draw.ts'
-import { planOf } from '../src/sim/raft/plan.ts'
-import { simulatePlan } from '../src/sim/raft/simulate.ts'
+import { planOf, type RaftPlan, shortPlan } from '../src/sim/raft/plan.ts'
+import { shrinkPlan } from '../src/sim/raft/shrink.ts'
+import { RaftFailure, simulatePlan } from '../src/sim/raft/simulate.ts'
 import type { StorageKind } from '../src/sim/swarm.ts'
 import { turns } from './turns.ts'
 
@@ -30,6 +31,8 @@ export interface Task {
   readonly scenario?: string | undefined
   /** Run it a second time and compare. */
   readonly twice: boolean
+  /** Of a failing run of Raft: so many smaller ones are tried. */
+  readonly shrinkRuns?: number | undefined
 }
 
 /** What was drawn in a run that failed, for shrinking it. */
@@ -42,7 +45,13 @@ export interface Drawn {
 /** How a run ended. */
 export type Ended =
   | { readonly kind: 'passed'; readonly line: string; readonly events: number; readonly level: Level }
-  | { readonly kind: 'failed'; readonly reason: string; readonly drawn?: Drawn | undefined }
+  | {
+      readonly kind: 'failed'
+      readonly reason: string
+      readonly drawn?: Drawn | undefined
+      /** What a failing run of Raft was shrunk to, as the content of a scenario file. */
+      readonly scenario?: string | undefined
+    }
 
 /** What a worker says: lines of the trace, then how the run ended. */
 export type Report = { readonly kind: 'trace'; readonly line: string } | Ended
@@ -74,6 +83,13 @@ async function runCluster(task: Task, trace: (line: string) => void): Promise<En
   return { kind: 'passed', line, events, level: 'cluster' }
 }
 
+/** The smallest plan that fails as the task's did. */
+function shrunkScenario(task: Task, error: unknown): string | undefined {
+  if (task.level !== 'raft' || (task.shrinkRuns ?? 0) === 0 || !(error instanceof RaftFailure)) return undefined
+  const { plan } = shrinkPlan(planOfTask(task), task.shrinkRuns ?? 0)
+  return JSON.stringify(shortPlan(plan))
+}
+
 function drawnOf(error: unknown): Drawn | undefined {
   if (!(error instanceof SimFailure)) return undefined
   const { faults, clients, storage } = error
@@ -85,11 +101,14 @@ function reasonOf(error: unknown): string {
   return cause instanceof Error ? (cause.stack ?? cause.message) : String(cause)
 }
 
+function planOfTask({ seed, scenario, untilMs }: Task): RaftPlan {
+  const plan = scenario === undefined ? drawPlan(seed) : planOf(JSON.parse(scenario))
+  return untilMs === undefined ? plan : { ...plan, untilUs: Math.min(plan.untilUs, untilMs * 1000) }
+}
+
 function runRaft(task: Task, trace: (line: string) => void): Ended {
-  const { seed, scenario, untilMs } = task
   const startMs = performance.now()
-  const drawn = scenario === undefined ? drawPlan(seed) : planOf(JSON.parse(scenario))
-  const plan = untilMs === undefined ? drawn : { ...drawn, untilUs: Math.min(drawn.untilUs, untilMs * 1000) }
+  const plan = planOfTask(task)
   const shown = (timeMs: number, who: string, text: string): void => trace(traceLine(timeMs, who, text))
   const result = simulatePlan(plan, task.trace ? { trace: shown } : {})
   if (task.twice && simulatePlan(plan).hash !== result.hash) throw differ()
@@ -104,6 +123,6 @@ export async function runTask(task: Task, trace: (line: string) => void): Promis
   try {
     return task.level === 'raft' ? runRaft(task, trace) : await runCluster(task, trace)
   } catch (error) {
-    return { kind: 'failed', reason: reasonOf(error), drawn: drawnOf(error) }
+    return { kind: 'failed', reason: reasonOf(error), drawn: drawnOf(error), scenario: shrunkScenario(task, error) }
   }
 }

@@ -19,7 +19,7 @@ import type { Drawn, Level, Task } from './sim-tasks.ts'
 const clusterEvery = 8
 /** A swarm runs every so many-th run twice. */
 const twiceEvery = 100
-const shrinkRunsMax = 80
+const shrinkRunsMax = 150
 const chaosDefaultMs = 8000
 
 function printLine(line: string): void {
@@ -133,6 +133,7 @@ function settingsOf(flags: Flags): Settings {
       faults,
       storage,
       scenario,
+      shrinkRuns: flags.shrink ? shrinkRunsMax : 0,
     },
     from,
     last: single ? from : from + wholeNumber(flags.swarm, 'swarm', 1) - 1,
@@ -221,6 +222,7 @@ class Swarm {
     this.failed++
     printLine(`seed ${task.seed} FAILED: ${ended.reason}`)
     printLine(`  repeat with: ${repeatLine(task)}`)
+    if (ended.scenario !== undefined) printLine(`  shrunk to this scenario, for --replay: ${ended.scenario}`)
     if (this.#flags.shrink && ended.drawn !== undefined) await this.#shrink(runner, task, ended.drawn, ended.reason)
   }
 

@@ -34,9 +34,13 @@ export class ByteWriter {
     this.#buffer = new Uint8Array(capacity)
   }
 
-  /** Forgets what was written. */
-  reset(): void {
-    this.#length = 0
+  get length(): number {
+    return this.#length
+  }
+
+  /** Forgets what was written after the first `length` bytes. */
+  truncate(length: number): void {
+    this.#length = length
   }
 
   get capacity(): number {
@@ -99,9 +103,9 @@ export class ByteWriter {
     return true
   }
 
-  /** The bytes written so far; a view that the next write may invalidate. */
-  view(): Uint8Array {
-    return this.#buffer.subarray(0, this.#length)
+  /** The bytes written so far, from `start` on; a view that the next write may invalidate. */
+  view(start = 0): Uint8Array {
+    return this.#buffer.subarray(start, this.#length)
   }
 
   finish(): Uint8Array {
@@ -190,7 +194,7 @@ export function encode<T>(schema: Schema<T>, value: T): Uint8Array {
     schema.write(writer, value)
     return writer.finish()
   } finally {
-    writer.reset()
+    writer.truncate(0)
     shared = writer.capacity <= sharedBytesMax ? writer : new ByteWriter(16 * 1024)
   }
 }
@@ -216,8 +220,9 @@ export function extended<First extends object, Later extends object>(
   return {
     write: (writer, value) => {
       first.write(writer, value)
-      const bytes = encode(later, value)
-      if (!equalBytes(bytes, empty)) writer.raw(bytes)
+      const end = writer.length
+      later.write(writer, value)
+      if (equalBytes(writer.view(end), empty)) writer.truncate(end)
     },
     read: (reader) => ({ ...first.read(reader), ...(reader.remaining === 0 ? fallback : later.read(reader)) }),
   }

@@ -145,7 +145,7 @@ export class BareConnections {
   }
 
   close(): void {
-    for (const connection of [...this.#connections.values()]) this.#discard(connection)
+    for (const connection of this.#connections.values()) this.#discard(connection)
   }
 }
 
@@ -172,9 +172,13 @@ class ClientCall {
       else if (headers[':status'] !== 200) this.#failed(Status.UNAVAILABLE, `HTTP status ${headers[':status']}`)
     })
     stream.on('trailers', (headers: IncomingHttpHeaders) => this.#ended(headers))
-    stream.on('error', () => undefined) // 'close' follows
+    let cause: string | undefined
+    stream.on('error', (error) => {
+      cause = codeOf(error.cause) // 'close' follows
+    })
     stream.on('close', () => {
       if (this.#succeeded && this.#drained) return
+      if (!connection.connected) connection.failure ??= `No connection established. Last error: ${cause}`
       const refused = stream.rstCode === constants.NGHTTP2_REFUSED_STREAM ? 'the peer refused the stream' : undefined
       const cancelled = stream.rstCode === constants.NGHTTP2_CANCEL && !connection.session.destroyed
       const reason = connection.failure ?? refused ?? `the connection broke (RST_STREAM code ${stream.rstCode})`
@@ -214,6 +218,11 @@ class ClientCall {
   #failed(code: number, details: string): void {
     this.#events.closed(errorOfStatus({ code, details }, this.#doing))
   }
+}
+
+/** The system's code of an error, where it has one. */
+function codeOf(error: unknown): string | undefined {
+  return (error as NodeJS.ErrnoException | undefined)?.code
 }
 
 function decoded(text: string): string {

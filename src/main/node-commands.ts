@@ -93,8 +93,6 @@ function addUp(program: Command): void {
 }
 
 function addMeta(program: Command): void {
-  // What follows a command's name is that command's own: `meta` and `meta recover` both know --data and --id.
-  program.enablePositionalOptions()
   const meta = program.commands.find((command) => command.name() === 'meta') ?? program.command('meta')
   meta
     .description('run one meta node, or with a command: list, add, remove, recover meta nodes, hand leadership over')

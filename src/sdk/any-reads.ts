@@ -53,7 +53,7 @@ export class AnyReads implements MetaCaller {
     const reader = this.#choose()
     if (reader === undefined || this.#leader.refusal() !== undefined) return this.#leader.call(kind, request, options)
     try {
-      const reply = await askLink(this.#env, this.#linkOf(reader), kind, request, { signal, timeoutMs: patienceMs })
+      const reply = await askLink(this.#linkOf(reader), kind, request, { signal, timeoutMs: patienceMs })
       const refusal = this.#leader.refusal()
       if (refusal !== undefined) throw refusal
       return reply

@@ -5,6 +5,7 @@
  */
 
 import { StoreError } from '../model/errors.ts'
+import type { Clock, Timer } from '../ports/clock.ts'
 import type { Env } from '../ports/env.ts'
 import type { Duplex } from '../ports/net.ts'
 import type { holdfast } from '../wire/messages.ts'
@@ -12,13 +13,17 @@ import { metaMethods, type SessionCall } from '../wire/methods.ts'
 import type { MetaReplyOf, MetaRequestOf, Ticket } from './meta-calls.ts'
 import { errorOfDetail } from './remote-errors.ts'
 import { Pulse } from './pulse.ts'
-import { abortReason, onAbort, Scope } from './scope.ts'
+import { abortReason, onAbort } from './scope.ts'
 
 const callsMax = 4096
 
 interface Waiting {
   readonly resolve: (reply: holdfast.v1.MetaReply) => void
   readonly reject: (error: StoreError) => void
+  readonly stopListening: () => void
+  /** When the answer comes too late, on the monotonic clock; infinite when it never does. */
+  readonly dueMs: number
+  readonly timeoutMs: number
 }
 
 /** One stream to one address. */
@@ -27,7 +32,11 @@ export class Link {
   readonly #stream: Duplex<holdfast.v1.MetaRequest.$Properties, holdfast.v1.MetaReply>
   readonly #waiting = new Map<number, Waiting>()
   readonly #onCluster: (clusterId: string) => void
+  readonly #clock: Clock
   readonly #pulse: Pulse
+  /** One timer for all calls that wait, for the first that is due. */
+  #timer: Timer | undefined
+  #timerDueMs = Number.POSITIVE_INFINITY
   #nextCall = 1
   #closed: StoreError | undefined
   #retired = false
@@ -38,6 +47,7 @@ export class Link {
   constructor(env: Env, address: string, onCluster: (clusterId: string) => void = () => undefined) {
     this.address = address
     this.#onCluster = onCluster
+    this.#clock = env.clock
     // Any node refuses a request without a body at once; its number is nobody's.
     this.#pulse = new Pulse(
       env.clock,
@@ -66,11 +76,23 @@ export class Link {
     this.answered = true
     this.#pulse.heard()
     this.#onCluster(reply.clusterId)
-    const waiting = this.#waiting.get(reply.call)
+    const waiting = this.#take(reply.call)
     if (waiting === undefined) return // given up before its answer came
-    this.#waiting.delete(reply.call)
     if (reply.error !== null && reply.error !== undefined) waiting.reject(errorOfDetail(reply.error))
     else waiting.resolve(reply)
+    this.#endWhenIdle()
+  }
+
+  #take(call: number): Waiting | undefined {
+    const waiting = this.#waiting.get(call)
+    if (waiting === undefined) return undefined
+    this.#waiting.delete(call)
+    waiting.stopListening()
+    return waiting
+  }
+
+  #giveUp(call: number, error: StoreError): void {
+    this.#take(call)?.reject(error)
     this.#endWhenIdle()
   }
 
@@ -78,12 +100,36 @@ export class Link {
     if (this.#closed !== undefined) return
     this.#closed = error
     this.#pulse.stop()
-    const waiting = [...this.#waiting.values()]
-    this.#waiting.clear()
-    for (const one of waiting) one.reject(error)
+    this.#timer?.cancel()
+    for (const call of this.#waiting.keys()) this.#take(call)?.reject(error)
   }
 
-  call(body: holdfast.v1.MetaRequest.$Properties, signal: AbortSignal): Promise<holdfast.v1.MetaReply> {
+  /** Sees to it that a look is taken when `dueMs` comes. */
+  #watch(dueMs: number): void {
+    if (dueMs >= this.#timerDueMs) return
+    this.#timer?.cancel()
+    this.#timerDueMs = dueMs
+    this.#timer = this.#clock.after(Math.max(0, dueMs - this.#clock.monotonicMs()), () => this.#onDue())
+  }
+
+  #onDue(): void {
+    this.#timer = undefined
+    this.#timerDueMs = Number.POSITIVE_INFINITY
+    const nowMs = this.#clock.monotonicMs()
+    let nextMs = Number.POSITIVE_INFINITY
+    for (const [call, { dueMs, timeoutMs }] of this.#waiting) {
+      if (dueMs <= nowMs) this.#giveUp(call, late(this.address, timeoutMs))
+      else nextMs = Math.min(nextMs, dueMs)
+    }
+    if (this.#closed === undefined) this.#watch(nextMs)
+  }
+
+  /** Makes one call; rejects with TIMEOUT after `timeoutMs` without an answer. */
+  call(
+    body: holdfast.v1.MetaRequest.$Properties,
+    signal: AbortSignal,
+    timeoutMs: number = Number.POSITIVE_INFINITY,
+  ): Promise<holdfast.v1.MetaReply> {
     if (signal.aborted) return Promise.reject(abortReason(signal))
     if (this.#closed !== undefined) return Promise.reject(this.#closed)
     if (this.#waiting.size >= callsMax) {
@@ -92,23 +138,12 @@ export class Link {
       )
     }
     const call = this.#nextCall++
+    const dueMs = this.#clock.monotonicMs() + timeoutMs
     return new Promise((resolve, reject) => {
-      const settle = onAbort(signal, () => {
-        this.#waiting.delete(call)
-        reject(abortReason(signal))
-        this.#endWhenIdle()
-      })
-      this.#waiting.set(call, {
-        resolve: (reply) => {
-          settle()
-          resolve(reply)
-        },
-        reject: (error) => {
-          settle()
-          reject(error)
-        },
-      })
+      const stopListening = onAbort(signal, () => this.#giveUp(call, abortReason(signal)))
+      this.#waiting.set(call, { resolve, reject, stopListening, dueMs, timeoutMs })
       if (this.#waiting.size === 1) this.#pulse.waits()
+      this.#watch(dueMs)
       this.#stream.send({ ...body, call })
     })
   }
@@ -136,22 +171,22 @@ function silent(address: string, silentMs: number): StoreError {
   return new StoreError('UNAVAILABLE', `meta node ${address} answered nothing for ${rounded} ms: another one is asked`)
 }
 
+function late(address: string, timeoutMs: number): StoreError {
+  return new StoreError(
+    'TIMEOUT',
+    `ask meta node ${address}: not done within ${timeoutMs} ms: allow more time or look at the status`,
+  )
+}
+
 /** Makes one attempt of a call on `link`. Rejects with what the node answered, TIMEOUT, or why the stream ended. */
 export async function askLink<K extends SessionCall>(
-  env: Env,
   link: Link,
   kind: K,
   request: MetaRequestOf<K>,
   options: { readonly signal: AbortSignal; readonly timeoutMs: number; readonly ticket?: Ticket | undefined },
 ): Promise<MetaReplyOf<K>> {
-  const { signal, timeoutMs, ticket } = options
-  const scope = new Scope(env.clock, { signal, timeoutMs }, `ask meta node ${link.address}`)
-  try {
-    const reply = await link.call({ [kind]: request, ...ticket }, scope.signal)
-    const body = reply[kind] as MetaReplyOf<K> | null | undefined
-    if (body !== null && body !== undefined) return body
-    throw new StoreError('INTERNAL', `${kind}: meta node ${link.address} answered something else`)
-  } finally {
-    scope.close()
-  }
+  const reply = await link.call({ [kind]: request, ...options.ticket }, options.signal, options.timeoutMs)
+  const body = reply[kind] as MetaReplyOf<K> | null | undefined
+  if (body !== null && body !== undefined) return body
+  throw new StoreError('INTERNAL', `${kind}: meta node ${link.address} answered something else`)
 }

@@ -160,7 +160,7 @@ export class MetaClient implements MetaCaller {
     const timeoutMs = link.answered ? (options.attemptMs ?? attemptMs) : Math.max(options.attemptMs ?? 0, attemptMs / 2)
     try {
       const ticket = options.ticket?.()
-      const reply = await askLink(this.#env, link, kind, request, { signal: options.signal, timeoutMs, ticket })
+      const reply = await askLink(link, kind, request, { signal: options.signal, timeoutMs, ticket })
       this.#everAnswered = true
       this.#pace.succeeded()
       return { ok: true, reply }

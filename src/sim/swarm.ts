@@ -50,18 +50,22 @@ export function drawSwarm(random: Seeded, overrides: SwarmOverrides): Swarm {
   const shape = random.fork('shape')
   const net = random.fork('net')
   const disks = random.fork('disks')
-  const storage = overrides.storage ?? (shape.chance(0.4) ? 'real' : 'model')
-  const metaCount = shape.chance(0.15) ? 5 : 3
-  const disksPerNode = storage === 'real' && shape.chance(0.3) ? 2 : 1
-  const clientCount = overrides.clients ?? 3 + shape.below(4)
-  const sdkShare = storage === 'real' ? shape.pick([0.5, 0.8, 1]) : 0
+  // Everything is drawn, also what is then set by hand.
+  const kind: StorageKind = shape.chance(0.4) ? 'real' : 'model'
+  const clients = 3 + shape.below(4)
+  const twoDisks = shape.chance(0.3)
+  const sdkShare = shape.pick([0.5, 0.8, 1])
+  const storage = overrides.storage ?? kind
   return {
-    metaCount,
+    metaCount: shape.chance(0.15) ? 5 : 3,
     storageCount: 5,
-    disksPerNode,
+    disksPerNode: storage === 'real' && twoDisks ? 2 : 1,
     storage,
-    sdkClients: Array.from({ length: clientCount }, () => shape.chance(sdkShare)),
     keyCount: 3 + shape.below(6),
+    sdkClients: Array.from(
+      { length: overrides.clients ?? clients },
+      () => shape.chance(sdkShare) && storage === 'real',
+    ),
     net: {
       delayMinMs: net.between(0.1, 5),
       delayMeanMs: net.between(0.1, 10),

@@ -110,9 +110,6 @@ describe('commands that run nodes', () => {
     expect(await code({ data: dir })).to.equal('USAGE')
     expect(await code({ data: dir, id: '../m1', yes: true })).to.equal('USAGE')
     expect(await code({ data: join(dir, 'none'), id: 'm1', yes: true })).to.equal('NOT_FOUND')
-    // Its parent command knows --data and --id too.
-    const typed = await run('meta', 'recover', '--data', join(dir, 'none'), '--id', 'm1')
-    expect(typed.err).to.include('there is no directory')
     mkdirSync(join(dir, 'empty'))
     for (const yes of [true, false])
       expect(await code({ data: join(dir, 'empty'), id: 'm1', yes })).to.equal('CONDITION_FAILED')

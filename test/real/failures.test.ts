@@ -41,7 +41,7 @@ describe('real processes: kill -9', function () {
     return report
   }
 
-  it('goes on without its meta leader', async () => {
+  it('goes on without its meta leader (scenario 87)', async () => {
     const leader = await cluster.leader()
     const report = await under('leader', async () => await cluster.kill(leader))
     expect(report.errors).to.deep.equal([])
@@ -84,7 +84,7 @@ describe('real processes: kill -9', function () {
     await cluster.untilUp()
   })
 
-  it('has everything acknowledged after all processes were killed and started again', async () => {
+  it('has everything acknowledged after all processes were killed and started again (scenarios 2, 87)', async () => {
     await store.close()
     await Promise.all(
       cluster.nodes.filter((node) => node.running !== undefined).map(async (node) => await cluster.kill(node.id)),

@@ -82,16 +82,21 @@ describe('sim: shrinking', () => {
     const run = (task: Task): Promise<Ended> => {
       const fails = task.faults?.includes('split') === true && task.chaosMs >= 1500 && (task.clients ?? 0) >= 2
       return Promise.resolve(
-        fails ? { kind: 'failed', reason: 'broken' } : { kind: 'passed', line: '', events: 1, level: 'cluster' },
+        fails ? { kind: 'failed', reason: 'broken at 17' } : { kind: 'passed', line: '', events: 1, level: 'cluster' },
       )
     }
-    const { task, reason, runs } = await shrink(failed, drawn, 'broken at first', run, 100)
+    const { task, reason, runs } = await shrink(failed, drawn, 'broken at 3', run, 100)
     expect(task.faults).to.deep.equal(['split'])
     expect(task.chaosMs).to.be.within(1500, 1750)
     expect(task.clients).to.equal(2)
     expect(task.storage).to.equal('model')
-    expect(reason).to.equal('broken')
+    expect(reason).to.equal('broken at 17')
     expect(runs).to.be.lessThan(40)
+  })
+
+  it('does not take another failure for the same', async () => {
+    const run = (): Promise<Ended> => Promise.resolve({ kind: 'failed', reason: 'something else' })
+    expect((await shrink(failed, drawn, 'broken', run, 100)).task.chaosMs).to.equal(8000)
   })
 
   it('gives the run as it was when nothing can be left out, and keeps to its budget', async () => {

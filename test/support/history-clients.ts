@@ -153,18 +153,11 @@ export class HistoryClients {
     }
   }
 
-  /** Acknowledged: the key is gone. A delete that was repeated does not say whether it was this one that removed it. */
-  #deleted(client: number, key: string, call: number): void {
-    const op = { kind: 'delete' } as const
-    this.operations.push({ client: String(client), key, op, call, return: performance.now(), result: undefined })
-    this.#acknowledged()
-  }
-
   async #delete(client: number, key: string): Promise<void> {
     const call = performance.now()
     try {
       await this.#store(client).delete(bucket, key, { timeoutMs: callMs })
-      this.#deleted(client, key, call)
+      this.#record(client, key, { kind: 'delete' }, call, { ok: true })
     } catch (thrown) {
       this.#failed(client, key, { kind: 'delete' }, call, thrown)
     }

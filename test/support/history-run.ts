@@ -28,7 +28,8 @@ export interface HistoryRun {
 
 /** Writes that must be acknowledged after a trouble before the next begins. */
 const writesBetween = 30
-const recoverMs = 20_000
+/** A loaded machine takes long to start five processes; a cluster that is stuck takes for ever. */
+const recoverMs = 60_000
 
 /** Clock files for the meta nodes, and the environment that makes each node obey its own. */
 async function clockFiles(
@@ -83,7 +84,8 @@ export async function runHistory(run: HistoryRun): Promise<void> {
     const file = join(tmpdir(), `holdfast-history-${run.meta}-${run.seed}.json`)
     await writeFile(file, JSON.stringify(clients?.operations ?? [], undefined, 1))
     const reason = error instanceof Error ? (error.stack ?? error.message) : String(error)
-    throw new Error(`seed ${run.seed}, ${doing}: ${reason}\nhistory: ${file}\n${outputs(cluster)}`, { cause: error })
+    const nodes = await describeNodes(cluster)
+    throw new Error(`seed ${run.seed}, ${doing}: ${reason}\nhistory: ${file}\n${nodes}`, { cause: error })
   } finally {
     await clients?.close()
     await cluster.stop()
@@ -103,9 +105,14 @@ async function untilWrites(clients: HistoryClients): Promise<void> {
   if (clients.failed) await clients.finish()
 }
 
-/** The last lines that each node wrote. */
-function outputs(cluster: TestCluster): string {
-  return cluster.nodes
-    .map((node) => `${node.id}: ${(node.running?.output() ?? 'not running').split('\n').slice(-12).join('\n  ')}`)
-    .join('\n')
+/** What each node tells of its Raft, and the last lines that it wrote. */
+async function describeNodes(cluster: TestCluster): Promise<string> {
+  const told: string[] = []
+  for (const node of cluster.nodes) {
+    const gauges = [...(await cluster.gauges(node.id))].filter(([name]) => name.startsWith('holdfast_raft_'))
+    const raft = gauges.map(([name, value]) => `${name.slice('holdfast_raft_'.length)} ${value}`).join(', ')
+    const lines = (node.running?.output() ?? 'not running').split('\n').slice(-12).join('\n  ')
+    told.push(`${node.id} (${raft}): ${lines}`)
+  }
+  return told.join('\n')
 }

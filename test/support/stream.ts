@@ -50,6 +50,11 @@ export class PutGetStream {
     return this.#acknowledged.size
   }
 
+  /** The last failure so far. */
+  get lastError(): string | undefined {
+    return this.#errors.at(-1)
+  }
+
   async stop(): Promise<StreamReport> {
     this.#stopped = true
     await this.#work

@@ -27,9 +27,10 @@ class Upgrade {
   /** Puts of both clients go on. */
   async #untilPuts(): Promise<void> {
     const wanted = this.#streams.map((stream) => stream.acknowledged + 3)
-    await until('puts of both versions go on', () =>
-      this.#streams.every((stream, i) => stream.acknowledged >= (wanted[i] as number)),
-    )
+    await until('puts of both versions go on', () => {
+      if (this.#streams.every((stream, i) => stream.acknowledged >= (wanted[i] as number))) return true
+      throw new Error(this.#streams.map((stream) => stream.lastError ?? 'no failure').join('; '))
+    })
   }
 
   /** Stops a node in order and starts it with another build, on the same directory. */

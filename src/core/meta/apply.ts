@@ -58,11 +58,7 @@ function refusal(error: { code: Extract<Reply, { ok: false }>['code']; message: 
 }
 
 /** Carries out a call of a client session once; the session and the reply are written even when the call is refused. */
-function applyInSession(
-  view: StateView,
-  entry: EntryPosition,
-  body: Extract<Command, { kind: 'inSession' }>,
-): Applied {
+function applyInSession(view: StateView, entry: EntryPosition, body: Extract<Command, { kind: 'inSession' }>): Applied {
   const begin = (): Transaction => new Transaction(view, entry.index, entry.term, body.nowMs)
   let tx = begin()
   checkVersion(tx, body)
@@ -111,7 +107,10 @@ function checkVersion(tx: Transaction, command: Command): void {
   const needed = versionOf(command.kind)
   const { version } = tx.cluster()
   if (version < needed) {
-    refuse('INCOMPATIBLE_VERSION', `the cluster runs version ${version}, ${command.kind} needs ${needed}: raise it first`)
+    refuse(
+      'INCOMPATIBLE_VERSION',
+      `the cluster runs version ${version}, ${command.kind} needs ${needed}: raise it first`,
+    )
   }
 }
 

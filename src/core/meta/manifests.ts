@@ -3,7 +3,8 @@
  *
  * A manifest is `staging` while its upload runs, `committed` while objects name it, `dropping` in the trash. Its chunks
  * are referenced in all three; pages leave the trash one entry at a time, so no command touches more records than a
- * page has (docs/RULES.md, rule 11).
+ * page has (docs/RULES.md, rule 11). An upload lives by the lease of its latest page: a large one outlasts the ids of
+ * many leases.
  *
  * Invariants: every page but the last holds `limits.pageChunksMax` chunks; a staging manifest is listed under its lease;
  * a dropping one is in the trash under its `trashedMs`; a committed one has at least one reference.
@@ -25,6 +26,9 @@ import { noValue, type Transaction } from './view.ts'
 
 /** Pages of one manifest: 65,536 pages of 512 chunks hold 128 TiB of 4 MiB chunks. */
 export const manifestPagesMax = 65_536
+
+/** Cluster version from which the pages of an upload may come from several leases. */
+const manyLeasesVersion = 2
 
 /** One page of an upload as its writer sends it. */
 interface StagedPage {
@@ -62,9 +66,11 @@ export function stagePage(tx: Transaction, staged: StagedPage): void {
     refuse('CONFLICT', `page ${page} of upload ${commitId} was staged with other chunks: start a new upload`)
   }
   const lease = openLease(tx, staged.lease)
-  if (before !== undefined && (before.state !== 'staging' || before.lease !== staged.lease)) {
+  const moves = before !== undefined && before.lease !== staged.lease
+  if (before !== undefined && (before.state !== 'staging' || (moves && tx.cluster().version < manyLeasesVersion))) {
     refuse('CONFLICT', `upload ${commitId} is not open under this lease: start a new upload`)
   }
+  if (moves) openLease(tx, before.lease)
   const pages = before?.pages ?? 0
   demand(page === pages, `page ${page} of upload ${commitId} leaves a gap: send page ${pages} first`)
   demand(
@@ -73,7 +79,8 @@ export function stagePage(tx: Transaction, staged: StagedPage): void {
   )
   const intake: Intake = { ...staged, leaseId: staged.lease, lease, pin: false, disks: new Map() }
   const taken = takePage(tx, commitId, page, staged.chunks, intake)
-  if (before === undefined) {
+  if (moves) closeUpload(tx, commitId, before)
+  if (before === undefined || moves) {
     countUploads(tx, staged.lease, 1)
     tx.put(keys.upload(staged.lease, commitId), noValue, true)
   }

@@ -62,8 +62,15 @@ async function listQuotas(deps: HandlerDeps): Promise<holdfast.v1.ListQuotasRepl
   await deps.replicator.barrier()
   const image = await deps.machine.snapshotQueries()
   try {
-    const [cluster, applied, buckets] = [await image.cluster(), await image.applied(), await image.buckets('', bucketsMax)]
-    const quota = (bucket: string, from: Omit<holdfast.v1.Quota.$Properties, 'bucket'>): holdfast.v1.Quota.$Properties => {
+    const [cluster, applied, buckets] = [
+      await image.cluster(),
+      await image.applied(),
+      await image.buckets('', bucketsMax),
+    ]
+    const quota = (
+      bucket: string,
+      from: Omit<holdfast.v1.Quota.$Properties, 'bucket'>,
+    ): holdfast.v1.Quota.$Properties => {
       const { bytesMax = 0, objectsMax = 0, bytes = 0, objects = 0 } = from
       return { bucket, bytesMax, objectsMax, bytes, objects }
     }
@@ -78,7 +85,10 @@ async function listQuotas(deps: HandlerDeps): Promise<holdfast.v1.ListQuotasRepl
 
 function checkNode(id: string, field: string): void {
   if (isNodeId(id)) return
-  throw new StoreError('INVALID_ARGUMENT', `field ${field} ${quote(id)} is not a node id: use a-z, 0-9, ".", "_" and "-"`)
+  throw new StoreError(
+    'INVALID_ARGUMENT',
+    `field ${field} ${quote(id)} is not a node id: use a-z, 0-9, ".", "_" and "-"`,
+  )
 }
 
 async function addMember(

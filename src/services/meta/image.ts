@@ -2,51 +2,42 @@
  * The image of the metadata state that a snapshot carries: every key and value in key order, packed into pieces.
  *
  * Format (docs/formats/meta-state.md): a piece is a list of entries, each key length u32, value length u32, key, value.
- * Pieces hold whole entries and are at most `pieceBytesMax` long; the transfer adds order, sums and an end. What comes
+ * Pieces hold whole entries and are at most 1 MiB long; the transfer adds order, sums and an end. What comes
  * in is not believed: lengths are checked, keys must rise, and the applied record must be the one that was announced.
  */
 
 import { compareBytes, getU32, putU32 } from '../../base/bytes.ts'
 import { StoreError } from '../../model/errors.ts'
-import type { KvEntry, KvOperation, KvSnapshot } from '../../ports/kv.ts'
+import type { KvOperation, KvSnapshot } from '../../ports/kv.ts'
 
-/** Largest piece: one transfer message. */
-const pieceBytesMax: number = 1024 * 1024
+/** A piece: well within one transfer message of 1 MiB, and taken in without holding up much else. Every entry fits. */
+const pieceBytes: number = 256 * 1024
 
 const headBytes = 8
 
 /** The pieces of a consistent view; closes it at the end, also when the reader stops early. */
 export async function* imagePieces(view: KvSnapshot): AsyncGenerator<Uint8Array> {
   try {
-    let parts: KvEntry[] = []
+    // Packed entry by entry: a piece at once would hold up everything else for milliseconds.
+    let piece = new Uint8Array(0)
     let length = 0
-    for await (const entry of view.iterate({})) {
-      const entryBytes = headBytes + entry.key.length + entry.value.length
-      if (length > 0 && length + entryBytes > pieceBytesMax) {
-        yield pack(parts, length)
-        parts = []
+    for await (const { key, value } of view.iterate({})) {
+      const entryBytes = headBytes + key.length + value.length
+      if (length + entryBytes > piece.length) {
+        if (length > 0) yield piece.subarray(0, length)
+        piece = new Uint8Array(Math.max(pieceBytes, entryBytes))
         length = 0
       }
-      parts.push(entry)
+      putU32(piece, length, key.length)
+      putU32(piece, length + 4, value.length)
+      piece.set(key, length + headBytes)
+      piece.set(value, length + headBytes + key.length)
       length += entryBytes
     }
-    if (length > 0) yield pack(parts, length)
+    if (length > 0) yield piece.subarray(0, length)
   } finally {
     await view.close()
   }
-}
-
-function pack(entries: readonly KvEntry[], length: number): Uint8Array {
-  const out = new Uint8Array(length)
-  let at = 0
-  for (const { key, value } of entries) {
-    putU32(out, at, key.length)
-    putU32(out, at + 4, value.length)
-    out.set(key, at + headBytes)
-    out.set(value, at + headBytes + key.length)
-    at += headBytes + key.length + value.length
-  }
-  return out
 }
 
 /** The entries of one piece as writes; CORRUPT when it is not a piece or its keys do not rise beyond `after`. */

@@ -35,6 +35,10 @@ class Batch {
   index = 0
 }
 
+function valueOf(write: StateWrite): Uint8Array | undefined {
+  return write.type === 'put' ? write.value : undefined
+}
+
 export class Pending implements StateReader {
   readonly #kv: Kv
   readonly #clock: Pick<Clock, 'after'> | undefined
@@ -69,15 +73,13 @@ export class Pending implements StateReader {
   /** The value of `key` as applied. */
   getSync(key: Uint8Array, name: string = keyName(key)): Uint8Array | undefined {
     const write = this.#filling.writes.get(name) ?? this.#writing?.writes.get(name)
-    if (write !== undefined) return write.type === 'put' ? write.value : undefined
-    return this.#kv.getSync(key)
+    return write === undefined ? this.#kv.getSync(key) : valueOf(write)
   }
 
   /** Like `getSync`, without blocking for the disk. */
   async get(key: Uint8Array): Promise<Uint8Array | undefined> {
     const write = this.#pending(key)
-    if (write !== undefined) return write.type === 'put' ? write.value : undefined
-    return this.#kv.get(key)
+    return write === undefined ? this.#kv.get(key) : valueOf(write)
   }
 
   #pending(key: Uint8Array): StateWrite | undefined {
@@ -91,12 +93,12 @@ export class Pending implements StateReader {
     if (first === undefined) return []
     // Before the scan begins: what is written meanwhile is then seen by one or the other.
     const pending = sorted.map((key) => this.#pending(key))
+    if (pending.every((write) => write !== undefined)) return pending.map(valueOf)
     const stored = new Map<string, Uint8Array>()
     for await (const { key, value } of this.#kv.iterate({ gte: first, lt: end })) stored.set(keyName(key), value)
     return sorted.map((key, i) => {
       const write = pending[i]
-      if (write === undefined) return stored.get(keyName(key))
-      return write.type === 'put' ? write.value : undefined
+      return write === undefined ? stored.get(keyName(key)) : valueOf(write)
     })
   }
 

@@ -145,32 +145,34 @@ export interface MetaSnapshot extends MetaQueries {
 
 /** Queries on whatever `current` gives at each call: the store may be replaced by an installed snapshot. */
 export function createQueries(current: () => KvReader): MetaQueries {
+  return { ...singleQueries(current), ...scanQueries(current) }
+}
+
+type Single =
+  | 'cluster'
+  | 'applied'
+  | 'bucket'
+  | 'object'
+  | 'manifest'
+  | 'page'
+  | 'chunk'
+  | 'chunks'
+  | 'node'
+  | 'disk'
+  | 'lease'
+  | 'session'
+
+function singleQueries(current: () => KvReader): Pick<MetaQueries, Single> {
   async function one<T>(key: Uint8Array, schema: Schema<T>): Promise<T | undefined> {
     const value = await current().get(key)
     return value === undefined ? undefined : decode(schema, value)
-  }
-
-  async function scan<T>(range: KvRange, take: (entry: KvEntry) => T): Promise<T[]> {
-    const out: T[] = []
-    for await (const entry of current().iterate(range)) out.push(take(entry))
-    return out
   }
 
   return {
     cluster: () => one(keys.cluster(), clusterRecord),
     applied: () => one(keys.applied(), appliedRecord),
     bucket: (name) => one(keys.bucket(name), bucketRecord),
-    buckets: (from, limit) =>
-      scan({ gte: keys.bucket(from), lt: prefixEnd('b'), limit }, (entry) => ({
-        name: keyParts.bucketName(entry.key),
-        record: decode(bucketRecord, entry.value),
-      })),
     object: (bucketNumber, key) => one(keys.object(bucketNumber, key), objectRecord),
-    objects: (bucketNumber, prefix, fromKey, limit) =>
-      scan(objectRange(bucketNumber, prefix, fromKey, limit), (entry) => ({
-        key: keyParts.objectKey(entry.key),
-        record: decode(objectRecord, entry.value),
-      })),
     manifest: (id) => one(keys.manifest(id), manifestRecord),
     page: (manifest, page) => one(keys.page(manifest, page), pageRecord),
     chunk: (id) => one(keys.chunk(id), chunkRecord),
@@ -189,18 +191,40 @@ export function createQueries(current: () => KvReader): MetaQueries {
       })
     },
     node: (id) => one(keys.node(id), nodeRecord),
+    disk: (number) => one(keys.disk(number), diskRecord),
+    lease: (id) => one(keys.lease(id), leaseRecord),
+    session: (id) => one(keys.session(id), sessionRecord),
+  }
+}
+
+function scanQueries(current: () => KvReader): Omit<MetaQueries, Single> {
+  async function scan<T>(range: KvRange, take: (entry: KvEntry) => T): Promise<T[]> {
+    const out: T[] = []
+    for await (const entry of current().iterate(range)) out.push(take(entry))
+    return out
+  }
+
+  return {
+    buckets: (from, limit) =>
+      scan({ gte: keys.bucket(from), lt: prefixEnd('b'), limit }, (entry) => ({
+        name: keyParts.bucketName(entry.key),
+        record: decode(bucketRecord, entry.value),
+      })),
+    objects: (bucketNumber, prefix, fromKey, limit) =>
+      scan(objectRange(bucketNumber, prefix, fromKey, limit), (entry) => ({
+        key: keyParts.objectKey(entry.key),
+        record: decode(objectRecord, entry.value),
+      })),
     nodes: () =>
       scan({ gte: keys.node(''), lt: prefixEnd('n') }, (entry) => ({
         id: keyParts.nodeId(entry.key),
         record: decode(nodeRecord, entry.value),
       })),
-    disk: (number) => one(keys.disk(number), diskRecord),
     disks: () =>
       scan({ gte: keys.disk(0), lt: prefixEnd('k') }, (entry) => ({
         number: keyParts.disk(entry.key),
         record: decode(diskRecord, entry.value),
       })),
-    lease: (id) => one(keys.lease(id), leaseRecord),
     leases: (from, limit) =>
       scan({ gte: keys.lease(from), lt: prefixEnd('l'), limit }, (entry) => ({
         id: keyParts.lease(entry.key),
@@ -235,7 +259,6 @@ export function createQueries(current: () => KvReader): MetaQueries {
         nextPage: decode(trashRecord, entry.value).nextPage,
       })),
     findings: () => scan({ gte: keys.finding(0), lt: prefixEnd('x') }, (entry) => decode(findingRecord, entry.value)),
-    session: (id) => one(keys.session(id), sessionRecord),
     sessions: (from, limit) =>
       scan({ gte: keys.session(from), lt: prefixEnd('e'), limit }, (entry) => ({
         id: keyParts.session(entry.key),

@@ -229,12 +229,13 @@ export class Members {
   /** Proposes a change, as soon as no other one is under way. */
   async #change(doing: string, change: MemberChange): Promise<void> {
     const attempt = (): true | undefined => {
-      let result: ReturnType<Raft['change']> | undefined
-      this.#host.use((core) => {
-        result = core.change(change)
-      })
-      if (result === undefined || (!result.ok && result.reason === 'not-leader')) throw this.#host.notLeader()
-      if (result.ok) return true
+      // Straight at the core: a refusal changes nothing, and must not be a reason to look once more.
+      const result = this.#host.core.change(change)
+      if (result.ok) {
+        this.#host.use(() => undefined)
+        return true
+      }
+      if (result.reason === 'not-leader') throw this.#host.notLeader()
       if (result.reason === 'invalid') throw new StoreError('CONDITION_FAILED', `${doing}: ${result.why}`)
       if (result.reason === 'version') throw needsVersion(doing)
       return undefined

@@ -51,7 +51,6 @@ export async function listBuckets(view: MetaQueries): Promise<holdfast.v1.ListBu
   }
 }
 
-
 function toEntry(key: string, record: ObjectRecord): holdfast.v1.ObjectEntry.$Properties {
   return {
     key,

@@ -72,7 +72,11 @@ function metaCodes(raft: ReplicatorStatus): Code[] {
     const gone = voters.filter((peer) => silent.includes(peer.id)).length
     const spare = Math.ceil(voters.length / 2) - 1 - gone
     const margin = spare > 0 ? `${spare} more may fail` : 'none more may fail'
-    add('META_DOWN', spare > 0 ? 'warning' : 'critical', `meta ${silent.join(', ')} does not answer: ${margin}; restart it`)
+    add(
+      'META_DOWN',
+      spare > 0 ? 'warning' : 'critical',
+      `meta ${silent.join(', ')} does not answer: ${margin}; restart it`,
+    )
   }
   if (raft.solo) {
     add('META_ONE_COPY', 'critical', 'the newest metadata has one full copy: bring the other meta node back')

@@ -53,7 +53,11 @@ export function registerName(state: RegisterState): string {
   return `${state.value === undefined ? '-' : `=${state.value}`}|${state.version ?? '?'}|${state.floor}`
 }
 
-function written(state: RegisterState, value: string | undefined, version: number | undefined): RegisterState | undefined {
+function written(
+  state: RegisterState,
+  value: string | undefined,
+  version: number | undefined,
+): RegisterState | undefined {
   if (version !== undefined && version <= state.floor) return undefined
   return { value, version, floor: version ?? state.floor }
 }

@@ -103,7 +103,8 @@ class Lifted {
 
   hash(seed: number): number {
     let hash = seed | 0
-    for (let i = 0; i < this.#words.length; i++) hash = Math.imul(hash ^ (this.#words[i] as number), 0x01000193) ^ (hash >>> 15)
+    for (let i = 0; i < this.#words.length; i++)
+      hash = Math.imul(hash ^ (this.#words[i] as number), 0x01000193) ^ (hash >>> 15)
     return hash
   }
 }

@@ -75,7 +75,7 @@ const slowestUs = 500_000
 
 export class RaftDisk {
   readonly #loop: Loop
-  readonly #process: Process
+  readonly #owner: Process
   readonly #random: Seeded
   readonly #times: DiskTimes
   image: DiskImage
@@ -92,9 +92,9 @@ export class RaftDisk {
   /** Nothing is written before. */
   stalledUntilUs = 0
 
-  constructor(loop: Loop, process: Process, random: Seeded, times: DiskTimes, image: DiskImage, slot: HardState) {
+  constructor(loop: Loop, owner: Process, random: Seeded, times: DiskTimes, image: DiskImage, slot: HardState) {
     this.#loop = loop
-    this.#process = process
+    this.#owner = owner
     this.#random = random
     this.#times = times
     this.image = image
@@ -105,7 +105,7 @@ export class RaftDisk {
   write(batch: Batch, sync: boolean, done: (worked: boolean) => void): void {
     assert(this.#writing === undefined, 'one batch is under way at most')
     this.#writing = batch
-    this.#loop.after(this.#duration(sync), 'disk', this.#process, () => {
+    this.#loop.after(this.#duration(sync), 'disk', this.#owner, () => {
       if (this.fault !== undefined) {
         // What a failed write left is decided at the crash that has to follow.
         this.fault = undefined
@@ -113,16 +113,23 @@ export class RaftDisk {
         return
       }
       this.#writing = undefined
-      if (sync) apply(this.image, batch)
+      if (sync) this.#settle(batch)
       else this.#unsynced.push(batch)
       done(true)
     })
   }
 
+  /** A synced batch is there for good; what unsynced ones wrote before in the same place is over. */
+  #settle(batch: Batch): void {
+    apply(this.image, batch)
+    if (batch.hard === undefined || this.#unsynced.length === 0) return
+    this.#unsynced = this.#unsynced.map(withoutHard)
+  }
+
   /** Overwrites one slot of the hard state, synced. */
   overwrite(position: 0 | 1, record: SlotRecord, done: (worked: boolean) => void): void {
     this.#overwriting = { position, record }
-    this.#loop.after(this.#duration(true), 'slot', this.#process, () => {
+    this.#loop.after(this.#duration(true), 'slot', this.#owner, () => {
       if (this.fault !== undefined) {
         this.fault = undefined
         done(false)
@@ -153,7 +160,7 @@ export class RaftDisk {
     this.#writing = undefined
     if (writing !== undefined) {
       const fate = random.below(3)
-      if (fate === 0) apply(this.image, writing)
+      if (fate === 0) this.#settle(writing)
       else if (fate === 1 && power) this.#tear(writing)
     }
     const overwriting = this.#overwriting
@@ -196,6 +203,10 @@ export class RaftDisk {
     const intact = this.slots.filter((slot) => slot?.intact === true)
     return intact.toSorted((a, b) => (b?.sequence ?? 0) - (a?.sequence ?? 0))[0]
   }
+}
+
+function withoutHard({ hard: _hard, ...rest }: Batch): Batch {
+  return rest
 }
 
 function apply(image: DiskImage, batch: Batch): void {

@@ -148,6 +148,29 @@ function drawFaults(random: Seeded, shape: Shape): Fault[] {
     faults.push(...drawFault(random, random.pick(kinds), Math.round(atUs), election, shape))
     atUs += -Math.log(1 - random.unit()) * meanUs
   }
+  if (random.chance(0.3)) faults.push(...drawSchism(random, election * (2 + 4 * random.unit()), election))
+  return faults.toSorted((a, b) => a.atUs - b.atUs)
+}
+
+/**
+ * One leader after the other is cut off with much in its log that nobody else has, or only few: logs that differ in length
+ * and in term, which is what the rules of votes and of commit are for.
+ */
+function drawSchism(random: Seeded, atUs: number, election: number): Fault[] {
+  const faults: Fault[] = []
+  let at = Math.round(atUs)
+  for (let round = 0; round < 2 + random.below(4); round++) {
+    const forUs = Math.round(election * random.pick([1.5, 3, 4, 6]))
+    const mask = random.u32()
+    const shape = random.pick(['isolate', 'isolate', 'split', 'pair', 'mute'] as const)
+    faults.push({ kind: 'cut', shape, node: 'leader', mask, clog: false, atUs: at, forUs })
+    faults.push({ kind: 'flood', count: 1 + random.below(40), bytes: 0, atUs: at + random.below(1000) })
+    if (random.chance(0.3)) {
+      const power = random.chance(0.5)
+      faults.push({ kind: 'crash', node: 'leader', power, atUs: at + Math.round(forUs * random.unit()), forUs })
+    }
+    at += Math.round(forUs * random.between(0.5, 1.3))
+  }
   return faults
 }
 

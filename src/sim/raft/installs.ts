@@ -26,7 +26,7 @@ export interface Transfer {
 /** What snapshots need of their node. */
 export interface InstallHost {
   readonly loop: Loop
-  readonly process: Process
+  readonly owner: Process
   readonly node: { readonly id: NodeId; readonly incarnation: string }
   readonly plan: RaftPlan
   readonly core: Raft
@@ -52,7 +52,7 @@ export class Installs {
 
   /** Streams the current state to `to`. */
   send(to: NodeId, term: number): void {
-    const { core, machine, loop, process, node } = this.#host
+    const { core, machine, loop, owner, node } = this.#host
     this.#host.onMachine((release) => {
       const member = core.config.config.members.find((item) => item.id === to)
       // A witness takes the mark alone.
@@ -69,12 +69,12 @@ export class Installs {
         configIndex: config.index,
         config: config.config,
       }
-      const { life } = process
+      const { life } = owner
       let over = false
       const ended = (installed: boolean): void => {
-        if (over || process.life !== life) return
+        if (over || owner.life !== life) return
         over = true
-        loop.after(0, 'image', process, () => {
+        loop.after(0, 'image', owner, () => {
           core.snapshotSent(to, installed, offer.index)
           this.#host.pump()
         })
@@ -124,11 +124,11 @@ export class Installs {
 
   /** Behind the last piece: the log stands still, and the snapshot is still wanted. */
   #gate(transfer: Transfer, mark: SnapshotMark, release: () => void): void {
-    const { core, loop, process, plan } = this.#host
+    const { core, loop, owner, plan } = this.#host
     if (core.hasUnsaved || !core.hold(true)) {
       core.hold(false)
       this.#host.pump()
-      loop.after(plan.disk.syncUs, 'install', process, () => this.#gate(transfer, mark, release))
+      loop.after(plan.disk.syncUs, 'install', owner, () => this.#gate(transfer, mark, release))
       return
     }
     if (!core.wantsSnapshot(transfer.offer)) {
@@ -139,8 +139,8 @@ export class Installs {
   }
 
   #replace(transfer: Transfer, mark: SnapshotMark, release: () => void): void {
-    const { core, store, machine, loop, process, plan } = this.#host
-    loop.after(plan.disk.syncUs * 2, 'install', process, () => {
+    const { core, store, machine, loop, owner, plan } = this.#host
+    loop.after(plan.disk.syncUs * 2, 'install', owner, () => {
       machine.install(transfer.image)
       store.finishInstall(mark, core.keepsSuffix(mark), (worked) => {
         if (!worked) {

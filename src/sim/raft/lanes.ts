@@ -19,7 +19,7 @@ const idleTicks = 10
 /** What the lanes need of their node. */
 export interface LaneHost {
   readonly loop: Loop
-  readonly process: Process
+  readonly owner: Process
   readonly plan: RaftPlan
   readonly core: Raft
   readonly store: SimStore
@@ -79,24 +79,40 @@ export class Lanes {
       return
     }
     const { store, appending } = this.#host
+    const { hardState, entries, truncateFrom } = task
     appending(task)
-    const write = (): void => {
-      store.append(task.truncateFrom, task.entries, task.hardState, task.commit, (worked) => {
-        if (!worked) {
-          this.#host.fatal('the log could not be written')
-          return
-        }
-        this.#appended(task)
-        this.#host.pump()
-      })
+    if (hardState === undefined) {
+      this.#write(task)
+      return
     }
-    if (task.hardState === undefined) write()
-    else {
-      store.saveSlot(task.hardState, (worked) => {
-        if (worked) write()
-        else this.#host.fatal('the hard state could not be written')
+    const voteAlone = entries.length === 0 && truncateFrom === undefined
+    store.saveSlot(hardState, (worked) => {
+      if (!worked) {
+        this.#host.fatal('the hard state could not be written')
+        return
+      }
+      if (!voteAlone) {
+        this.#write(task)
+        return
+      }
+      // The slot alone makes a vote durable; its second copy follows.
+      store.note(hardState, task.commit, (noted) => {
+        if (!noted) this.#host.fatal('the log could not be written')
       })
-    }
+      this.#appended(task)
+      this.#host.pump()
+    })
+  }
+
+  #write(task: AppendTask): void {
+    this.#host.store.append(task.truncateFrom, task.entries, task.hardState, task.commit, (worked) => {
+      if (!worked) {
+        this.#host.fatal('the log could not be written')
+        return
+      }
+      this.#appended(task)
+      this.#host.pump()
+    })
   }
 
   #appended(task: AppendTask): void {
@@ -106,7 +122,7 @@ export class Lanes {
 
   /** Applies from `next` on, one group after the other. */
   #apply(task: ApplyTask, next: number, release: () => void): void {
-    const { core, store, machine, limits, loop, process, plan } = this.#host
+    const { core, store, machine, limits, loop, owner, plan } = this.#host
     if (core.view.applied >= task.last) {
       release()
       return
@@ -117,7 +133,7 @@ export class Lanes {
       this.#host.fatal(`entry ${next} cannot be read`)
       return
     }
-    loop.after(plan.machine.applyUs, 'apply', process, () => {
+    loop.after(plan.machine.applyUs, 'apply', owner, () => {
       for (const entry of group) {
         const answer = machine.apply(entry)
         this.#host.applied(entry, answer)
@@ -138,10 +154,10 @@ export class Lanes {
   #flushLater(): void {
     if (this.#flushing) return
     this.#flushing = true
-    const { loop, process, plan, machine } = this.#host
-    loop.after(plan.machine.flushUs, 'flush', process, () => {
+    const { loop, owner, plan, machine } = this.#host
+    loop.after(plan.machine.flushUs, 'flush', owner, () => {
       const image = machine.image()
-      loop.after(plan.disk.syncUs, 'flush', process, () => {
+      loop.after(plan.disk.syncUs, 'flush', owner, () => {
         this.#flushing = false
         machine.synced(image)
         if (machine.index > machine.durableIndex) this.#flushLater()
@@ -150,8 +166,8 @@ export class Lanes {
   }
 
   #fetch(task: FetchTask): void {
-    const { loop, process, store, core } = this.#host
-    loop.after(this.#host.plan.disk.writeUs, 'fetch', process, () => {
+    const { loop, owner, store, core } = this.#host
+    loop.after(this.#host.plan.disk.writeUs, 'fetch', owner, () => {
       const entries = task.first <= store.baseIndex ? [] : store.read(task.first, task.last, task.bytes)
       if (entries === undefined) {
         this.#host.fatal(`entry ${task.first} is damaged`)

@@ -44,7 +44,7 @@ export interface SimEvent {
   timeUs: number
   order: number
   readonly kind: EventKind
-  readonly process: Process | undefined
+  readonly owner: Process | undefined
   readonly life: number
   readonly run: () => void
   /** What the trace shows of it. */
@@ -66,9 +66,9 @@ export class Loop {
   }
 
   /** Runs `run` after `delayUs`; of a process: unless it crashes before. */
-  after(delayUs: number, kind: EventKind, process: Process | undefined, run: () => void, detail?: unknown): void {
+  after(delayUs: number, kind: EventKind, owner: Process | undefined, run: () => void, detail?: unknown): void {
     const timeUs = this.nowUs + Math.max(0, Math.round(delayUs))
-    this.#push({ timeUs, order: this.#order++, kind, process, life: process?.life ?? 0, run, detail })
+    this.#push({ timeUs, order: this.#order++, kind, owner, life: owner?.life ?? 0, run, detail })
   }
 
   #push(event: SimEvent): void {
@@ -105,10 +105,10 @@ export class Loop {
   }
 
   /** The paused process goes on: what was held back runs now, in order. */
-  resume(process: Process): void {
-    process.paused = false
-    const held = process.held
-    process.held = []
+  resume(owner: Process): void {
+    owner.paused = false
+    const held = owner.held
+    owner.held = []
     for (const event of held) this.#push({ ...event, timeUs: this.nowUs, order: this.#order++ })
   }
 
@@ -119,11 +119,11 @@ export class Loop {
       if (next === undefined || next.timeUs > untilUs) break
       this.#pop()
       this.nowUs = Math.max(this.nowUs, next.timeUs)
-      const { process } = next
-      if (process !== undefined) {
-        if (process.life !== next.life) continue
-        if (process.paused) {
-          process.held.push(next)
+      const { owner } = next
+      if (owner !== undefined) {
+        if (owner.life !== next.life) continue
+        if (owner.paused) {
+          owner.held.push(next)
           continue
         }
       }

@@ -143,7 +143,10 @@ export class SimNode implements Process {
     this.pump()
   }
 
-  #options(): Omit<RaftOptions, 'id' | 'seed' | 'hardState' | 'base' | 'termRuns' | 'lastIndex' | 'configs' | 'tail' | 'commit' | 'applied'> {
+  #options(): Omit<
+    RaftOptions,
+    'id' | 'seed' | 'hardState' | 'base' | 'termRuns' | 'lastIndex' | 'configs' | 'tail' | 'commit' | 'applied'
+  > {
     const { electionTicks, electionSpreadTicks, heartbeatTicks, leaseReads, clusterVersion, limits, seed } =
       this.#ground.plan
     const times = { electionTicks, electionSpreadTicks, heartbeatTicks }
@@ -153,7 +156,7 @@ export class SimNode implements Process {
   #run(core: Raft, store: SimStore): Running {
     const { loop, plan, answers, oracles } = this.#ground
     const asked = new Asked(this, core, this.machine, answers, oracles)
-    const shared = { loop, process: this, plan, core, store, machine: this.machine, limits: plan.limits }
+    const shared = { loop, owner: this, plan, core, store, machine: this.machine, limits: plan.limits }
     const pump = (): void => this.pump()
     const fatal = (reason: string): void => this.#ground.died(this, reason)
     const lanes: Lanes = new Lanes({

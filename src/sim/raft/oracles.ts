@@ -78,10 +78,7 @@ export class Oracles {
   /** Entries that a leader may have proposed and not committed. */
   readonly #uncommittedMax: number
 
-  constructor(
-    uncommittedEntries: number,
-    diskOf: (id: NodeId, incarnation: string) => RaftDisk | undefined,
-  ) {
+  constructor(uncommittedEntries: number, diskOf: (id: NodeId, incarnation: string) => RaftDisk | undefined) {
     this.#uncommittedMax = uncommittedEntries + ownEntriesMax
     this.#diskOf = diskOf
   }
@@ -192,7 +189,13 @@ export class Oracles {
     if (now.role === 'leader' && term !== now.term) {
       this.fail(`${node.id}, leader of term ${now.term}, committed entry ${index} of term ${term} by counting`)
     }
-    this.#beyondWitness(node, index, now, members.filter(({ role }) => role !== 'learner'), has)
+    this.#beyondWitness(
+      node,
+      index,
+      now,
+      members.filter(({ role }) => role !== 'learner'),
+      has,
+    )
   }
 
   /** With a witness: payloads are on two disks, unless the leader says that it goes on alone. */
@@ -270,7 +273,8 @@ export class Oracles {
   /** A node applied `entry`; `hash` is its state behind it, undefined for a witness. */
   applied(node: Watched, entry: Entry, hash: number | undefined): void {
     const { index, term } = entry
-    if (this.termAt(index) !== term) this.fail(`${node.id} applies entry ${index} of term ${term}, which is not committed`)
+    if (this.termAt(index) !== term)
+      this.fail(`${node.id} applies entry ${index} of term ${term}, which is not committed`)
     if (!node.disk.has(index, term)) this.fail(`${node.id} applies entry ${index}, which is not on its disk`)
     if (hash !== undefined) this.stateIs(node, index, hash)
   }
@@ -286,7 +290,8 @@ export class Oracles {
     const key = `${session} ${sequence}`
     const known = this.#effects.get(key)
     if (known === undefined) this.#effects.set(key, index)
-    else if (known !== index) this.fail(`command ${sequence} of session ${session} had its effect at ${known} and ${index}`)
+    else if (known !== index)
+      this.fail(`command ${sequence} of session ${session} had its effect at ${known} and ${index}`)
   }
 
   /** A client is told that its command had its effect at `index`. */

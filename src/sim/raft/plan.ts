@@ -195,11 +195,12 @@ function isPlain(value: unknown): value is object {
   return typeof value === 'object' && value !== null && !Array.isArray(value)
 }
 
-/** Reads a scenario file's content. Throws when it cannot be one. */
+/** Reads a scenario file's content; "about" is for people. Throws when it cannot be one. */
 export function planOf(json: unknown): RaftPlan {
   if (!isPlain(json)) throw new Error('a scenario is a JSON object')
+  const { about: _, ...plan } = json as { about?: unknown }
   const names = Object.keys(calmPlan)
-  const strange = Object.keys(json).find((name) => !names.includes(name))
+  const strange = Object.keys(plan).find((name) => !names.includes(name))
   if (strange !== undefined) throw new Error(`a scenario has no "${strange}"; it has ${names.join(', ')}`)
-  return planFrom(json as PartialPlan)
+  return planFrom(plan)
 }

@@ -22,10 +22,8 @@ const dropsMax = 24
 
 /** What a failure is about, without its numbers. */
 function natureOf(message: string): string {
-  return message
-    .replace(/^at [\d.]+ ms: /, '')
-    .replace(/\d+/g, '#')
-    .slice(0, 60)
+  const [head = ''] = message.replace(/^at [\d.]+ ms: (broken invariant: )?/, '').split(': ')
+  return head.replace(/\d+/g, '#').slice(0, 60)
 }
 
 /** `plan` fails. `runsMax` bounds how often a smaller one is tried. */

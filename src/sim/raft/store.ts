@@ -20,7 +20,10 @@ import type { Batch, HardRecord, RaftDisk, SlotRecord, StoredEntry } from './dis
 /** What the core starts from, or why the node must not start. */
 export type Boot =
   | {
-      readonly start: Pick<RaftOptions, 'hardState' | 'base' | 'termRuns' | 'lastIndex' | 'configs' | 'tail' | 'commit' | 'applied'>
+      readonly start: Pick<
+        RaftOptions,
+        'hardState' | 'base' | 'termRuns' | 'lastIndex' | 'configs' | 'tail' | 'commit' | 'applied'
+      >
     }
   | { readonly refused: string }
 
@@ -142,6 +145,22 @@ export class SimStore {
           this.#last = last
           this.#synced = last
         }
+        done(worked)
+      },
+    })
+  }
+
+  /** The second copy of a term and vote that the slots hold already; not synced. */
+  note(hard: HardState, commit: number, done: (worked: boolean) => void): void {
+    let next: HardRecord | undefined
+    this.#run({
+      sync: false,
+      batch: () => {
+        next = { ...hard, commit, watermark: this.#hard.watermark }
+        return { hard: next }
+      },
+      done: (worked) => {
+        if (worked && next !== undefined) this.#hard = next
         done(worked)
       },
     })
@@ -315,7 +334,11 @@ function settle(disk: RaftDisk, mark: SnapshotMark): void {
   image.hard = hard
 }
 
-function contents(disk: RaftDisk, last: number, cacheBytes: number): Pick<RaftOptions, 'termRuns' | 'configs' | 'tail'> {
+function contents(
+  disk: RaftDisk,
+  last: number,
+  cacheBytes: number,
+): Pick<RaftOptions, 'termRuns' | 'configs' | 'tail'> {
   const { base, entries } = disk.image
   const termRuns: { first: number; term: number }[] = []
   const configs: ConfigAt[] = []

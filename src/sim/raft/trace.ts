@@ -44,7 +44,7 @@ function describeMessage(message: Message): string {
 function describeDetail(detail: unknown): string {
   if (detail === undefined) return ''
   if (typeof detail === 'string') return detail
-  if (typeof detail !== 'object' || detail === null) return String(detail)
+  if (typeof detail !== 'object' || detail === null) return ''
   if ('messages' in detail && 'name' in detail) {
     return `${String(detail.name)}: ${(detail.messages as Message[]).map(describeMessage).join('; ')}`
   }
@@ -62,7 +62,7 @@ function column(node: SimNode): string {
 }
 
 export function traceEvent(trace: TraceLine, event: SimEvent, nodes: readonly SimNode[]): void {
-  const who = event.process === undefined ? '' : (nodes[event.process.slot]?.id ?? '')
+  const who = event.owner === undefined ? '' : (nodes[event.owner.slot]?.id ?? '')
   const columns = nodes.filter((node) => node.state !== 'spare').map((node) => column(node).padEnd(20))
   trace(event.timeUs / 1000, who, `${event.kind.padEnd(8)} ${columns.join('| ')} ${describeDetail(event.detail)}`)
 }

@@ -18,7 +18,10 @@ describe('a recovered cluster', () => {
       expect(world.disk(disk)).to.include({ live: false, reconciled: false })
       expect(world.disk(disk).generation - (before[disk - 1] ?? 0)).to.be.greaterThan(1_000_000)
     }
-    const stale = [{ disk: 1, generation: before[0] ?? 0 }, { disk: 2, generation: before[1] ?? 0 }]
+    const stale = [
+      { disk: 1, generation: before[0] ?? 0 },
+      { disk: 2, generation: before[1] ?? 0 },
+    ]
     const chunk = { id: lease, length: 10, root: new Uint8Array(8), acks: stale, copying: [] }
     world.refused({ kind: 'commit', commitId: id(9), lease, operations: [world.put('k', [chunk])] }, 'FENCED')
     // The same process registers again: its disks are compared before they count.

@@ -89,6 +89,46 @@ describe('manifests', () => {
     world.refused(finish(1, 30), 'FENCED')
   })
 
+  describe('of several leases', () => {
+    const second = (number: number, from: number) => ({ ...page(number, 2, from), lease: from })
+
+    it('are refused by a cluster of version 1', () => {
+      world.ok(page(0, 512))
+      world.refused(second(1, world.lease()), 'CONFLICT')
+    })
+
+    it('live by the lease of the latest page', () => {
+      world = World.founded(4, 2)
+      lease = world.lease()
+      world.ok(page(0, 512))
+      const next = world.lease()
+      world.refused({ ...second(1, next), lease }, 'INVALID_ARGUMENT')
+      world.ok(second(1, next))
+      world.ok(second(1, next))
+      expect([world.leaseRecord(lease)?.uploads, world.leaseRecord(next)?.uploads, world.count('u')]).to.deep.equal([
+        0, 1, 1,
+      ])
+      world.ok({ kind: 'expireLease', id: lease })
+      world.ok({ kind: 'forgetLease', id: lease })
+      world.refused({ kind: 'abortUpload', manifest: upload }, 'CONDITION_FAILED')
+      world.refused(finish(2, 5140), 'INVALID_ARGUMENT')
+      world.ok({ ...finish(2, 5140), lease: next })
+      expect(world.object('big')).to.include({ chunks: 514 })
+      expect([world.leaseRecord(next)?.uploads, world.count('u')]).to.deep.equal([0, 0])
+    })
+
+    it('end with a lease that expired between two pages', () => {
+      world = World.founded(4, 2)
+      lease = world.lease()
+      world.ok(page(0, 512))
+      const next = world.lease()
+      world.ok({ kind: 'expireLease', id: lease })
+      world.refused(second(1, next), 'FENCED')
+      world.ok({ kind: 'abortUpload', manifest: upload })
+      world.refused(second(1, next), 'CONFLICT')
+    })
+  })
+
   it('gives up an upload only after its lease has expired', () => {
     world.ok(page(0, 3))
     world.refused({ kind: 'abortUpload', manifest: upload }, 'CONDITION_FAILED')

@@ -42,7 +42,9 @@ class Store {
 
   totals(bucket: string): { objects: number; bytes: number } {
     const { objects, bytes } =
-      bucket === '' ? this.world.applied() : (this.world.get(keys.bucket(bucket), bucketRecord) ?? { objects: -1, bytes: -1 })
+      bucket === ''
+        ? this.world.applied()
+        : (this.world.get(keys.bucket(bucket), bucketRecord) ?? { objects: -1, bytes: -1 })
     return { objects, bytes }
   }
 }

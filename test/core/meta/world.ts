@@ -58,6 +58,8 @@ export class World implements StateReader {
   readonly map = new Map<string, Uint8Array>()
   nowMs = 1_000_000
   effects: readonly Effect[] = []
+  /** Records that the last group wrote. */
+  written = 0
   /** Every command as the log would hold it, with its answer. */
   readonly log: { readonly payload: Uint8Array; readonly reply: Reply }[] = []
   #index = 0
@@ -100,7 +102,9 @@ export class World implements StateReader {
       this.log.push({ payload, reply })
       replies.push(reply)
     }
-    for (const write of view.finish()) {
+    const writes = view.finish()
+    this.written = writes.length
+    for (const write of writes) {
       if (write.type === 'put') this.map.set(nameOfKey(write.key), write.value)
       else this.map.delete(nameOfKey(write.key))
     }

@@ -125,12 +125,13 @@ describe('meta machine: behind its replies', () => {
     const { stores, machine, log, bucket } = await slow()
     await bucket(1)
     let listed: string[] | undefined
-    void machine.queries.buckets('', 10).then((buckets) => {
+    const listing = machine.queries.buckets('', 10).then((buckets) => {
       listed = buckets.map(({ name }) => name)
     })
     await settle()
     expect([listed, stores.waiting]).to.deep.equal([undefined, 1])
     await stores.release()
+    await listing
     expect(listed).to.deep.equal(['bucket-1'])
     await bucket(2)
     const taken = machine.snapshot()

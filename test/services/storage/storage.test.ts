@@ -5,6 +5,7 @@
 import type { TextMetrics } from '../../../src/drivers/metrics-text.ts'
 import { expect } from 'chai'
 import { isStoreError, StoreError } from '../../../src/model/errors.ts'
+import { fenceOf } from '../../../src/model/fence.ts'
 import { storageMethods } from '../../../src/wire/methods.ts'
 import { until } from '../../drivers/grpc-kit.ts'
 import { ChunkClient, chunkBytes, clusterId, World } from './storage-kit.ts'
@@ -316,6 +317,19 @@ describe('storage node', () => {
       expect(node.ready()).equal(false)
       world.meta.term = 6
       await until(() => node.ready(), 'a later leader is accepted')
+    })
+
+    it('notes a recovery of the metadata on its disks, and refuses leaders from before it in whatever term', async () => {
+      world.meta.term = fenceOf(2, 3)
+      const { node, engines } = await ready({ disks: 2 })
+      expect(engines.map((engine) => engine.clusterIncarnation)).deep.equal([3, 3])
+      world.meta.term = fenceOf(1_000_000, 2)
+      const before = world.meta.attaches
+      world.meta.stream?.destroy()
+      await until(() => world.meta.attaches >= before + 2, 'it tries again and again')
+      expect(node.ready()).equal(false)
+      const registered = world.meta.received.flatMap((message) => message.register ?? []).at(-1)
+      expect(registered?.termSeen).equal(fenceOf(2, 3))
     })
 
     it('says goodbye when it stops', async () => {

@@ -55,7 +55,9 @@ describe('sim: linearizability: golden histories', () => {
       const first = done(0, 1, put('a'), made(at(1)))
       const cas = (value: string): RegisterOp => ({ kind: 'cas', onValue: 'a', value })
       expect(verdict([first, done(2, 9, cas('b'), made(at(2))), done(3, 9, cas('c'), { ok: false })])).to.equal('fine')
-      expect(verdict([first, done(2, 9, cas('b'), made(at(2))), done(3, 9, cas('c'), made(at(3)))])).to.not.equal('fine')
+      expect(verdict([first, done(2, 9, cas('b'), made(at(2))), done(3, 9, cas('c'), made(at(3)))])).to.not.equal(
+        'fine',
+      )
     })
 
     it(`finds a write that was applied twice, ${how}`, () => {

@@ -2,7 +2,8 @@
  * Walks the chunks of disks: when a disk went (what is short now?), when it came back (what is whole or surplus now?),
  * and once over every disk when a leadership starts (what is misplaced, what is still to be deleted?).
  *
- * One page at a time, urgent disks first; while the repair queue has overflowed, a disk is walked again after the queue
+ * One page at a time, urgent disks first. What is not urgent takes a share of the time only, so that clients hardly notice
+ * a new leader that walks over millions of chunks. While the repair queue has overflowed, a disk is walked again after the queue
  * has emptied by half.
  */
 
@@ -26,6 +27,8 @@ export interface DiskScanParts {
 
 const pageEntries = 512
 const roomRetryMs = 1000
+/** Pause after a page of a calm walk, in times of what the page took. */
+const calmPauses = 3
 
 export class DiskScan {
   readonly #term: Term
@@ -60,26 +63,38 @@ export class DiskScan {
 
   async #pass(): Promise<void> {
     for (;;) {
-      const disk = this.#urgent.values().next().value ?? this.#calm.values().next().value
+      await this.#walkUrgent()
+      const disk = this.#calm.values().next().value
       if (disk === undefined) break
-      this.#urgent.delete(disk)
       this.#calm.delete(disk)
-      this.#walking = true
-      await this.#walk(disk)
+      await this.#walk(disk, false)
     }
     this.#walking = false
     this.#done = true
     if (this.#again.size > 0) this.#alarm.setEarlier(this.#term.nowMs() + roomRetryMs)
   }
 
-  async #walk(disk: DiskNumber): Promise<void> {
+  async #walkUrgent(): Promise<void> {
+    for (const disk of this.#urgent) {
+      this.#urgent.delete(disk)
+      await this.#walk(disk, true)
+    }
+  }
+
+  async #walk(disk: DiskNumber, urgent: boolean): Promise<void> {
     let from = 0
     for (;;) {
+      this.#walking = true
+      const startedMs = this.#term.nowMs()
       const page = await this.#page(disk, from)
       this.#parts.page()
       const last = page.at(-1)
       if (last === undefined || page.length < pageEntries) break
       from = last.chunk + 1
+      if (urgent) continue
+      const tookMs = this.#term.nowMs() - startedMs
+      if (tookMs > 0) await this.#term.sleep(tookMs * calmPauses)
+      await this.#walkUrgent()
     }
     if (this.#parts.overflowed()) this.#again.add(disk)
   }

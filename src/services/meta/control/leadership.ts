@@ -99,7 +99,7 @@ export class Leadership {
     this.#scan = this.#makeScan()
     this.#clientSessions = new ClientSessions(term)
     this.#held = term.deletesHeld
-    this.#incarnation = term.incarnation
+    this.#incarnation = term.toldIncarnation
     this.#term.run('take office', () => this.#start())
   }
 
@@ -199,8 +199,9 @@ export class Leadership {
   }
 
   #clusterChanged(): void {
-    if (this.#term.incarnation > this.#incarnation) {
-      this.#incarnation = this.#term.incarnation
+    if (this.#term.toldIncarnation > this.#incarnation) {
+      // It fenced every disk: all nodes register again and report.
+      this.#incarnation = this.#term.toldIncarnation
       this.sessions.fenceAll('the metadata was recovered')
     }
     const resumed = this.#held && !this.#term.deletesHeld

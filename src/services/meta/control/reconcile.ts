@@ -37,6 +37,8 @@ const retryMs = 2000
 const settleMs = 10_000
 const entriesPage = 1024
 const doubtsMax = 65_536
+/** Beyond it the count is a lower bound. */
+const heldBackMax = 65_536
 const doubtMs = 5000
 
 /** What a page of a report showed. */
@@ -60,8 +62,8 @@ export class Reconcile {
   readonly #doubtPump: Pump
   readonly #doubtAlarm: Alarm
   #doubtsCount = 0
-  /** Replicas nobody knows, by disk, as its last full report showed while deletes are held. */
-  readonly #heldBack = new Map<DiskNumber, number>()
+  /** Replicas nobody knows, by disk, that were seen while deletes are held; at most `heldBackMax` of a disk. */
+  readonly #heldBack = new Map<DiskNumber, Set<ChunkId>>()
 
   constructor(term: Term, parts: ReconcileParts) {
     this.#term = term
@@ -93,7 +95,7 @@ export class Reconcile {
   /** Replicas nobody knows that stay because deletes are held, as far as disks have reported. */
   get heldBack(): number {
     let sum = 0
-    for (const replicas of this.#heldBack.values()) sum += replicas
+    for (const chunks of this.#heldBack.values()) sum += chunks.size
     return sum
   }
 
@@ -113,16 +115,24 @@ export class Reconcile {
   }
 
   /**
-   * Looks at ids that the disk holds and has no entry for; resolves with the number of orphans it ordered deleted.
+   * Looks at ids that the disk holds and has no entry for; resolves with the number of orphans, which are ordered deleted
+   * unless deletes are held.
    */
   async unknown(disk: DiskNumber, chunks: readonly ChunkId[]): Promise<number> {
     if (chunks.length === 0) return 0
     const { orphans, wanted, newer } = await this.#sort(disk, chunks)
     if (newer > 0) this.#term.log.warn('chunks newer than the metadata are kept', { disk, chunks: newer })
-    // Not queued: nothing may be copied to where a deletion waits, and this one may wait for days.
-    if (!this.#term.deletesHeld) this.#parts.deletes.addOrphans(disk, orphans)
+    if (this.#term.deletesHeld) this.#holdBack(disk, orphans)
+    else this.#parts.deletes.addOrphans(disk, orphans)
     await this.#welcome(disk, wanted)
     return orphans.length
+  }
+
+  /** Counted, not queued: nothing may be copied to where a deletion waits, and this one may wait for days. */
+  #holdBack(disk: DiskNumber, orphans: readonly ChunkId[]): void {
+    const held = this.#heldBack.get(disk) ?? new Set<ChunkId>()
+    for (const chunk of orphans) if (held.size < heldBackMax) held.add(chunk)
+    this.#heldBack.set(disk, held)
   }
 
   /** Those of `chunks` that are orphans on the disk now. Nothing starts to copy them there while the caller says so. */
@@ -212,13 +222,13 @@ export class Reconcile {
 
   async #compare(session: Session, disk: SessionDisk): Promise<void> {
     const startedMs = this.#term.nowMs()
+    this.#heldBack.delete(disk.number)
     const findings: Findings = { absent: [], returned: [], unknown: [], missing: 0, orphans: 0 }
     const end = Number.MAX_SAFE_INTEGER
     await session.orders.report(disk.number, 0, end, reportDeadlineMs, async (page) => {
       await this.#comparePage(disk.number, page, findings)
       await this.#settle(disk, findings)
     })
-    if (this.#term.deletesHeld) this.#heldBack.set(disk.number, findings.orphans)
     const reply = await this.#term.propose({ kind: 'reconciled', disk: disk.number, generation: disk.generation })
     const fields = {
       disk: disk.number,

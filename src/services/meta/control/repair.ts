@@ -65,6 +65,8 @@ export interface Reading {
 const queueMax = 65_536
 const dirtyMax = 65_536
 const lostMax = 65_536
+const shortPage = 512
+const dirtyPage = 64
 const copyDeadlineMs = 30_000
 /** After these the chunk is not on the target, or was there before. */
 const copyNotMade: readonly string[] = ['CORRUPT', 'CONFLICT', 'NOT_FOUND', 'NO_SPACE', 'DISK_FAILED']
@@ -133,24 +135,34 @@ export class Repair {
   /** Chunks that the state keeps as short, most urgent class first. */
   async scanShort(): Promise<void> {
     for (const index of repairClasses.keys()) {
-      let from = 0
-      for (;;) {
-        const page = await this.#term.queries.short(index, from, 512)
-        for (const { chunk, sinceMs } of page) {
-          const reading = this.reading()
-          try {
-            const record = await this.#term.queries.chunk(chunk)
-            if (!reading.overtaken(chunk)) this.#look(chunk, record, this.#term.fromWallMs(sinceMs))
-          } finally {
-            reading.end()
-          }
-        }
-        const last = page.at(-1)
-        if (last === undefined || page.length < 512) break
-        from = last.chunk + 1
-      }
+      let from: ChunkId | undefined = 0
+      while (from !== undefined && !this.#fullDownTo(index)) from = await this.#scanShortPage(index, from)
       this.schedule()
     }
+  }
+
+  /** Looks at one page of short chunks; answers where the next one begins. */
+  async #scanShortPage(classIndex: number, from: ChunkId): Promise<ChunkId | undefined> {
+    const reading = this.reading()
+    try {
+      const page = await this.#term.queries.short(classIndex, from, shortPage)
+      const records = await this.#term.queries.chunks(page.map(({ chunk }) => chunk))
+      for (const [i, { chunk, sinceMs }] of page.entries()) {
+        if (!reading.overtaken(chunk)) this.#look(chunk, records[i], this.#term.fromWallMs(sinceMs))
+      }
+      const last = page.at(-1)
+      return last === undefined || page.length < shortPage ? undefined : last.chunk + 1
+    } finally {
+      reading.end()
+    }
+  }
+
+  /** True when the queue has no room for the class and nothing in it that would make room: a walk brings nothing more. */
+  #fullDownTo(classIndex: number): boolean {
+    if (this.queue.size < queueMax) return false
+    if (repairClasses.some((name, index) => index > classIndex && this.queue.count(name) > 0)) return false
+    this.queue.overflowed = true
+    return true
   }
 
   /**
@@ -180,11 +192,14 @@ export class Repair {
   }
 
   async #lookAtDirty(): Promise<void> {
-    for (;;) {
-      const chunk = this.#dirty.values().next().value
-      if (chunk === undefined) break
-      this.#dirty.delete(chunk)
-      this.#look(chunk, await this.#term.queries.chunk(chunk), undefined)
+    while (this.#dirty.size > 0) {
+      const chunks: ChunkId[] = []
+      for (const chunk of this.#dirty) {
+        this.#dirty.delete(chunk)
+        if (chunks.push(chunk) === dirtyPage) break
+      }
+      const records = await this.#term.queries.chunks(chunks)
+      for (const [i, chunk] of chunks.entries()) this.#look(chunk, records[i], undefined)
       if (this.#dirty.size === 0) this.schedule()
     }
     if (!this.#dirtyOverflow) return

@@ -55,9 +55,14 @@ export class Term {
     return this.#machine.cluster()?.version ?? 0
   }
 
+  /** Of the cluster, as the state has been told. */
+  get toldIncarnation(): number {
+    return this.#machine.cluster()?.incarnation ?? 1
+  }
+
   /** Rises with every recovery of the metadata, whether or not the state has been told already. */
   get incarnation(): number {
-    return Math.max(this.#machine.cluster()?.incarnation ?? 1, this.replicator.clusterIncarnation())
+    return Math.max(this.toldIncarnation, this.replicator.clusterIncarnation())
   }
 
   /** What every order carries; nodes refuse what is lower than they have seen. */

@@ -1,0 +1,245 @@
+/**
+ * Every crash point of everything that the log store and the hard-state slots write, with every subset of what was not
+ * synced: the next start finds the state before the step that was under way, or the one after it, never a third one, and
+ * never less than what had returned. A crash in the middle of that start changes nothing either.
+ */
+
+import { expect } from 'chai'
+import { toHex, utf8 } from '../../../src/base/bytes.ts'
+import { encodeConfig } from '../../../src/core/raft/messages.ts'
+import type { ClusterConfig, Entry, SnapshotMark } from '../../../src/core/raft/types.ts'
+import { isStoreError } from '../../../src/model/errors.ts'
+import { HardStateSlots } from '../../../src/services/meta/hard-state.ts'
+import { encodeEntry, entryKey } from '../../../src/services/meta/log-format.ts'
+import { LogStore } from '../../../src/services/meta/log-store.ts'
+import { openVerified } from '../../../src/services/meta/raft-boot.ts'
+import { type Content, emptyContent, Journal } from './journal.ts'
+
+const cacheBytes = 1 << 20
+const owner = { clusterId: 'c'.repeat(32), incarnation: 'a'.repeat(32), clusterIncarnation: 1 }
+const config: ClusterConfig = {
+  members: ['a', 'b', 'c'].map((id) => ({ id, incarnation: id.repeat(32), addresses: [`${id}:1`], role: 'voter' })),
+  outgoing: [],
+}
+
+function entry(index: number, term: number): Entry {
+  return { index, term, type: 'command', payload: utf8(`${index} of ${term}`) }
+}
+
+function mark(index: number, term: number): SnapshotMark {
+  return { index, term, config: { index: 1, config } }
+}
+
+/** What is open during a procedure. */
+interface Opened {
+  readonly journal: Journal
+  readonly store: LogStore
+  readonly slots: HardStateSlots
+}
+
+async function open(content: Content): Promise<Opened & { readonly state: string }> {
+  const journal = new Journal(content)
+  const slots = await HardStateSlots.open(journal.files, owner)
+  const { store, recovered, hardState } = await openVerified(journal.kv, slots, journal.applied, cacheBytes)
+  const { base, lastIndex } = recovered
+  const entries = lastIndex === base.index ? [] : await store.read(base.index + 1, lastIndex, Number.POSITIVE_INFINITY)
+  const log = entries.map(({ index, term, payload }) => `${index}/${term}/${toHex(payload)}`)
+  const hard = `term ${hardState.term} vote ${hardState.vote}`
+  return {
+    journal,
+    store,
+    slots,
+    state: `${hard}, base ${base.index}/${base.term}, applied ${journal.applied}: ${log}`,
+  }
+}
+
+/** A log of six entries in terms 1, 1, 1, 2, 2, 2, of which three are applied; term 2. */
+async function sixEntries(): Promise<Content> {
+  const journal = new Journal(emptyContent)
+  await LogStore.create(journal.kv, config, { index: 1, term: 1, type: 'config', payload: encodeConfig(config) })
+  const slots = await HardStateSlots.open(journal.files, owner)
+  await slots.save({ term: 1, vote: '' })
+  const { store } = await LogStore.open(journal.kv, cacheBytes)
+  await store.append(undefined, [entry(2, 1), entry(3, 1)], undefined, 2)
+  await slots.save({ term: 2, vote: 'b' })
+  await store.append(undefined, [entry(4, 2), entry(5, 2)], { term: 2, vote: 'b' }, 3)
+  await store.append(undefined, [entry(6, 2)], undefined, 3)
+  journal.replaceState(3)
+  return journal.content
+}
+
+type Step = (opened: Opened) => Promise<void>
+
+const procedures: Readonly<Record<string, readonly Step[]>> = {
+  vote: [({ slots }) => slots.save({ term: 3, vote: 'c' }), ({ store }) => store.note({ term: 3, vote: 'c' }, 3)],
+  'two votes': [
+    ({ slots }) => slots.save({ term: 3, vote: 'c' }),
+    ({ store }) => store.note({ term: 3, vote: 'c' }, 3),
+    ({ slots }) => slots.save({ term: 4, vote: 'a' }),
+    ({ store }) => store.note({ term: 4, vote: 'a' }, 3),
+  ],
+  append: [
+    ({ store }) => store.append(undefined, [entry(7, 2), entry(8, 2)], undefined, 4),
+    ({ store }) => store.append(undefined, [entry(9, 2)], undefined, 6),
+  ],
+  'vote and append': [
+    ({ slots }) => slots.save({ term: 3, vote: '' }),
+    ({ store }) => store.append(undefined, [entry(7, 3)], { term: 3, vote: '' }, 4),
+  ],
+  'truncate and append': [
+    ({ slots }) => slots.save({ term: 3, vote: '' }),
+    ({ store }) => store.append(5, [entry(5, 3), entry(6, 3), entry(7, 3)], { term: 3, vote: '' }, 4),
+    ({ store }) => store.append(undefined, [entry(8, 3)], undefined, 5),
+  ],
+  'truncate to less': [
+    ({ slots }) => slots.save({ term: 4, vote: '' }),
+    ({ store }) => store.append(4, [entry(4, 4)], { term: 4, vote: '' }, 3),
+    ({ store }) => store.closeWatermark(3),
+  ],
+  'close the watermark': [({ store }) => store.closeWatermark(3)],
+  compact: [
+    ({ store }) => store.compact(2, 1, mark(2, 1).config),
+    ({ store }) => store.compact(3, 1, mark(3, 1).config),
+  ],
+  'compact and append': [
+    ({ store }) => store.compact(3, 1, mark(3, 1).config),
+    ({ store }) => store.append(undefined, [entry(7, 2)], undefined, 4),
+    ({ slots }) => slots.save({ term: 3, vote: '' }),
+    ({ store }) => store.note({ term: 3, vote: '' }, 4),
+    ({ store }) => store.append(5, [entry(5, 3)], undefined, 4),
+  ],
+  'install over the log': [
+    ({ store }) => store.beginInstall(mark(10, 2)),
+    async ({ journal }) => journal.replaceState(10),
+    ({ store }) => store.finishInstall(mark(10, 2), false),
+    ({ store }) => store.append(undefined, [entry(11, 2)], undefined, 10),
+  ],
+  'install over a log that differs': [
+    ({ slots }) => slots.save({ term: 3, vote: '' }),
+    ({ store }) => store.note({ term: 3, vote: '' }, 3),
+    ({ store }) => store.beginInstall(mark(5, 3)),
+    async ({ journal }) => journal.replaceState(5),
+    ({ store }) => store.finishInstall(mark(5, 3), false),
+  ],
+  'install that the log continues': [
+    ({ store }) => store.beginInstall(mark(5, 2)),
+    async ({ journal }) => journal.replaceState(5),
+    ({ store }) => store.finishInstall(mark(5, 2), true),
+    ({ store }) => store.append(undefined, [entry(7, 2)], undefined, 6),
+  ],
+  'give an install up': [({ store }) => store.beginInstall(mark(10, 2)), ({ store }) => store.cancelInstall()],
+}
+
+/** The start from `content`, and again after a crash at each point of that start: always the same state. */
+async function startsAs(content: Content, allowed: readonly string[], where: string): Promise<number> {
+  const first = await open(content).catch((error: unknown) => {
+    throw new Error(`${where}: ${error instanceof Error ? error.message : String(error)}`, { cause: error })
+  })
+  expect(allowed, where).to.include(first.state)
+  let starts = 1
+  for (let done = 0; done <= first.journal.count; done++) {
+    for (const again of first.journal.crashes(done)) {
+      const { state } = await open(again)
+      expect(state, `${where}, and again in the start after ${done} writes`).to.equal(first.state)
+      starts++
+    }
+  }
+  return starts
+}
+
+/** Carries the steps out without a crash; then crashes everywhere. Returns how many starts were tried. */
+async function crashEverywhere(name: string, steps: readonly Step[]): Promise<number> {
+  const start = await sixEntries()
+  const opened = await open(start)
+  const states = [opened.state]
+  const ends = [opened.journal.count]
+  for (const step of steps) {
+    await step(opened)
+    states.push((await open(opened.journal.content)).state)
+    ends.push(opened.journal.count)
+  }
+  let starts = 0
+  for (let done = 0; done <= opened.journal.count; done++) {
+    // The last step that had returned, and the one under way.
+    const returned = ends.findLastIndex((end) => end <= done)
+    const allowed = states.slice(returned, returned + 2)
+    for (const content of opened.journal.crashes(done)) {
+      starts += await startsAs(content, allowed, `${name}, ${done} writes done`)
+    }
+  }
+  return starts
+}
+
+describe('sim: raft storage at every crash point', () => {
+  for (const [name, steps] of Object.entries(procedures)) {
+    it(`${name}: starts from before or after the step`, async () => {
+      expect(await crashEverywhere(name, steps)).to.be.greaterThan(2)
+    })
+  }
+})
+
+async function refusal(content: Content): Promise<string> {
+  try {
+    return `started: ${(await open(content)).state}`
+  } catch (error) {
+    return isStoreError(error) ? error.code : String(error)
+  }
+}
+
+function changed(content: Content, change: (kv: Map<string, Uint8Array>) => void): Content {
+  const kv = new Map(content.kv)
+  change(kv)
+  return { ...content, kv }
+}
+
+describe('sim: raft storage that lost what it acknowledged', () => {
+  const keyOf = (index: number): string => toHex(entryKey(index))
+
+  it('refuses every acknowledged entry that is missing, damaged, or older than what replaced it', async () => {
+    const content = await sixEntries()
+    // Entry 6 is the last batch: nothing behind it says that it was synced.
+    for (let index = 1; index <= 5; index++) {
+      const missing = changed(content, (kv) => kv.delete(keyOf(index)))
+      expect(await refusal(missing), `entry ${index} is missing`).to.equal('DATA_LOST')
+      const damaged = changed(content, (kv) => {
+        const value = (kv.get(keyOf(index)) as Uint8Array).slice()
+        value[value.length - 6] = (value.at(-6) as number) ^ 1
+        kv.set(keyOf(index), value)
+      })
+      expect(await refusal(damaged), `entry ${index} is damaged`).to.equal('DATA_LOST')
+    }
+    for (let index = 2; index <= 5; index++) {
+      const term = index < 4 ? 1 : 2
+      // Well formed, of the right index and term, and from a log that was not this one.
+      const stale = changed(content, (kv) => kv.set(keyOf(index), encodeEntry(entry(index, term), 12345).value))
+      expect(await refusal(stale), `entry ${index} is stale`).to.equal('DATA_LOST')
+    }
+  })
+
+  it('cuts off a damaged end that nobody was told of', async () => {
+    const content = await sixEntries()
+    const missing = await refusal(changed(content, (kv) => kv.delete(keyOf(6))))
+    const damaged = await refusal(changed(content, (kv) => kv.set(keyOf(6), new Uint8Array(40))))
+    expect(missing).to.match(/^started: .*5\/2\/[0-9a-f]+$/)
+    expect(damaged).to.equal(missing)
+  })
+
+  it('refuses slots that are older than the log, and two damaged ones', async () => {
+    const content = await sixEntries()
+    const opened = await open(content)
+    await opened.slots.save({ term: 3, vote: 'c' })
+    await opened.store.append(undefined, [entry(7, 3)], { term: 3, vote: 'c' }, 4)
+    const later = opened.journal.content
+    expect(await refusal({ ...later, files: content.files })).to.equal('DATA_LOST')
+    const files = new Map([...later.files.keys()].map((name) => [name, new Uint8Array(512)]))
+    expect(await refusal({ ...later, files })).to.equal('CORRUPT')
+  })
+
+  it('refuses a state that is ahead of the log or behind its base', async () => {
+    const content = await sixEntries()
+    expect(await refusal({ ...content, applied: 7 })).to.equal('DATA_LOST')
+    const opened = await open(content)
+    await opened.store.compact(3, 1, mark(3, 1).config)
+    expect(await refusal({ ...opened.journal.content, applied: 2 })).to.equal('DATA_LOST')
+  })
+})

@@ -21,6 +21,7 @@ export function memoryOf(pid: number): Memory {
   } catch {
     // It ended.
   }
-  const of = (field: string): number => Math.round(Number(new RegExp(`${field}:\\s+(\\d+) kB`).exec(text)?.[1] ?? 0) / 1024)
+  const of = (field: string): number =>
+    Math.round(Number(new RegExp(`${field}:\\s+(\\d+) kB`).exec(text)?.[1] ?? 0) / 1024)
   return { residentMiB: of('VmRSS'), anonymousMiB: of('RssAnon'), fileMiB: of('RssFile'), peakMiB: of('VmHWM') }
 }

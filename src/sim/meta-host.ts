@@ -37,6 +37,8 @@ export class MetaHost implements Victim {
   gone = false
   /** It was, or is being, removed from the cluster: it may end as soon as it hears of that. */
   removed = false
+  /** It is being added: until it counts it may end because somebody it asks lags behind. */
+  joining = false
   readonly #context: SimContext
   readonly #config: MetaConfig
   readonly #limits: Partial<RaftLimits>
@@ -96,7 +98,7 @@ export class MetaHost implements Victim {
   #refused(error: unknown): void {
     const failure = asStoreError(error, `start ${this.host.id}`)
     if (this.removed || (this.#damaged && refusals.includes(failure.code))) this.#leave(failure.message)
-    else if (this.device.faulted) this.#exit(failure.message)
+    else if (this.device.faulted || this.joining) this.#exit(failure.message)
     else this.#context.fail(failure)
   }
 
@@ -148,11 +150,13 @@ export class MetaHost implements Victim {
 
   /** Starts it under its old name with an empty directory, to be added anew. */
   revive(): void {
+    if (this.host.alive) this.crash()
     this.wipe()
     this.#damaged = false
     this.#compared = 0
     this.gone = false
     this.removed = false
+    this.joining = true
     this.start()
   }
 

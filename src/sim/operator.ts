@@ -3,7 +3,8 @@
  * the metadata service, moves leadership, sets quotas. All by the calls that an operator's tools make, one at a time.
  *
  * An operator does what the documentation says and no more: a healthy node is removed only when one more than at the
- * founding is there and none is lost; a change that did not come to its end is looked at again and taken further.
+ * founding is there and none is lost; two of the founding addresses stay good, for that is what the others were told; a
+ * change that did not come to its end is looked at again and taken further.
  */
 
 import type { MetaHost } from './meta-host.ts'
@@ -104,19 +105,28 @@ export class Operator {
     const lost = members.find((meta) => meta.gone)
     if (lost !== undefined) this.#replace(lost)
     else if (members.length < founding + extraMax) this.#add()
-    else this.#remove(random.pick(members))
+    else this.#remove(random.pick(members.filter((meta) => this.#maySpare(meta))))
     await this.#finishChanges()
   }
 
   /** Under another name, or under its own with an empty directory. */
   #replace(lost: MetaHost): void {
+    const spare = this.#options.random.chance(0.5) && this.#maySpare(lost)
     this.#remove(lost)
-    if (this.#options.random.chance(0.5)) this.#add()
+    if (spare) this.#add()
     else this.#toRevive.add(lost)
+  }
+
+  /** Two of the addresses that everybody was told at the founding stay good. */
+  #maySpare(meta: MetaHost): boolean {
+    const { metas, founding } = this.#options
+    const left = metas.slice(0, founding).filter((one) => !one.removed && one !== meta)
+    return left.length >= 2
   }
 
   #add(): void {
     const meta = this.#options.spare()
+    meta.joining = true
     meta.start()
     this.#toAdd.add(meta)
   }
@@ -147,6 +157,7 @@ export class Operator {
       this.#toAdd.add(meta)
     }
     for (const meta of this.#toAdd) {
+      if (!meta.host.alive) meta.start()
       const { reply, error } = await this.#options.caller.ask(
         metaMethods.addMetaMember,
         { id: meta.host.id, address: meta.address },
@@ -155,7 +166,12 @@ export class Operator {
       )
       const inside = reply?.catchingUp === false || error?.code === 'ALREADY_EXISTS'
       this.#options.note(`add ${meta.host.id}: ${inside ? 'done' : this.#options.caller.trouble}`)
-      if (inside) this.#toAdd.delete(meta)
+      if (inside) {
+        this.#toAdd.delete(meta)
+        meta.joining = false
+      }
+      // A leader that was lost half-way may have left its entry in the new node's log: the answer says what to do.
+      else if (error?.code === 'CONDITION_FAILED' && /empty/.test(error.message)) meta.revive()
     }
   }
 }

@@ -10,6 +10,7 @@
  */
 
 import { assert } from '../../base/assert.ts'
+import { decode, encode } from '../../base/schema.ts'
 import { limits, majority } from '../../model/limits.ts'
 import { type ChunkId, formatChunkId } from '../../model/ids.ts'
 import { repairClasses } from '../../model/words.ts'
@@ -131,6 +132,13 @@ function moveMirrors(
   for (const replica of after.replicas) {
     tx.put(keys.diskChunk(replica.disk, id), diskChunkRecord, { copies: after.copies, replicas: after.replicas })
   }
+}
+
+/** The disk -> chunk entries of a stored chunk record: what `moveMirrors` keeps beside it. */
+export function mirrorsOf(id: ChunkId, stored: Uint8Array): { key: Uint8Array; value: Uint8Array }[] {
+  const { copies, replicas } = decode(chunkRecord, stored)
+  const value = encode(diskChunkRecord, { copies, replicas })
+  return replicas.map(({ disk }) => ({ key: keys.diskChunk(disk, id), value }))
 }
 
 function sameReplicas(a: readonly ReplicaRecord[], b: readonly ReplicaRecord[]): boolean {

@@ -27,6 +27,20 @@ import { noValue, type Transaction } from './view.ts'
 /** Pages of one manifest: 65,536 pages of 512 chunks hold 128 TiB of 4 MiB chunks. */
 export const manifestPagesMax = 65_536
 
+/** In an object without chunks, which needs no manifest since cluster version 2. */
+const noManifest = '0'.repeat(32)
+const bareObjectsVersion = 2
+
+/** The manifest that an object without chunks names: its own, as it always had, or none. */
+export function bareManifest(tx: Transaction, id: string): string {
+  return tx.cluster().version < bareObjectsVersion ? id : noManifest
+}
+
+/** True when the object names a manifest that is there. */
+export function hasManifest(object: { readonly manifest: string; readonly chunks: number }): boolean {
+  return object.chunks > 0 || object.manifest !== noManifest
+}
+
 /** Cluster version from which the pages of an upload may come from several leases. */
 const manyLeasesVersion = 2
 

@@ -15,7 +15,15 @@ import type { CommittedChunk, CommittedObject, Operation, Reply } from './comman
 import { takeChunk } from './acks.ts'
 import { keys } from './keys.ts'
 import { openLease } from './leases.ts'
-import { closeUpload, getManifest, putManifest, releaseManifest, takePage } from './manifests.ts'
+import {
+  bareManifest,
+  closeUpload,
+  getManifest,
+  hasManifest,
+  putManifest,
+  releaseManifest,
+  takePage,
+} from './manifests.ts'
 import { fingerprintOf, fingerprintOfChunks, keepOutcome, knownOutcome } from './outcomes.ts'
 import { checkQuotas } from './quotas.ts'
 import { type BucketRecord, bucketRecord, clusterRecord, type ObjectRecord, objectRecord } from './records.ts'
@@ -117,7 +125,7 @@ export function commit(tx: Transaction, body: CommitBody): Reply {
     return taken.object
   })
   checkQuotas(tx, before)
-  for (const one of planned) if (one.before !== undefined) releaseManifest(tx, one.before.manifest)
+  for (const { before: old } of planned) if (old !== undefined && hasManifest(old)) releaseManifest(tx, old.manifest)
   if (durable === Number.MAX_SAFE_INTEGER) durable = 0
   keepOutcome(tx, commitId, fingerprint, durable, results)
   return { ok: true, kind: 'committed', objects: results, durable }
@@ -257,13 +265,15 @@ function count(tx: Transaction, name: string, before: ObjectRecord | undefined, 
 
 function copyOf(tx: Transaction, source: ObjectRecord | undefined, commitId: CommitId): ObjectRecord {
   assert(source !== undefined, 'a copy was planned with its source')
+  const copy = { ...source, version: tx.index, modifiedMs: tx.nowMs, commitId }
+  if (!hasManifest(source)) return copy
   const manifest = getManifest(tx, source.manifest)
   assert(
     manifest !== undefined && manifest.state === 'committed',
     `manifest ${source.manifest} of an object is committed`,
   )
   putManifest(tx, source.manifest, { ...manifest, references: manifest.references + 1 })
-  return { ...source, version: tx.index, modifiedMs: tx.nowMs, commitId }
+  return copy
 }
 
 function storePut(
@@ -272,8 +282,14 @@ function storePut(
   put: Put,
   position: number,
 ): { readonly record: ObjectRecord; readonly durable: number } {
-  const id = manifestIdOf(body.commitId, position)
-  const manifest = put.stagedPages > 0 ? takeStaged(tx, body, put, id) : takeInline(tx, body, put, id)
+  const own = manifestIdOf(body.commitId, position)
+  const id = put.stagedPages + put.chunks.length > 0 ? own : bareManifest(tx, own)
+  const manifest =
+    id !== own
+      ? { chunks: 0, durable: 0 }
+      : put.stagedPages > 0
+        ? takeStaged(tx, body, put, id)
+        : takeInline(tx, body, put, id)
   return {
     record: {
       manifest: id,

@@ -86,7 +86,7 @@ export type BucketRecord = TypeOf<typeof bucketRecord>
 const pair = struct({ name: text, value: text })
 
 export const objectRecord = struct({
-  /** Manifest id. A zero-byte object has a manifest with no page. */
+  /** Manifest id. An object without chunks has a manifest with no page, or (since cluster version 2) none: all zero. */
   manifest: hexId,
   size: uint,
   etag: fixed(8),

@@ -18,8 +18,8 @@ import { HotRecords, nothingApplied, readApplied, StateView } from '../../core/m
 import { StoreError } from '../../model/errors.ts'
 import { newestVersion } from '../../model/version.ts'
 import type { Clock } from '../../ports/clock.ts'
-import type { Kv, KvOperation } from '../../ports/kv.ts'
-import { damaged, imagePieces, unpackPiece } from './image.ts'
+import type { Kv } from '../../ports/kv.ts'
+import { damaged, imagePieces, ImageReader } from './image.ts'
 import { Pending } from './pending.ts'
 import { createPoints, createQueries, type MetaPoints, type MetaQueries, type MetaSnapshot } from './queries.ts'
 import type { MetaStores } from './raft-host.ts'
@@ -267,11 +267,9 @@ function knownCommand(payload: Uint8Array): Command {
 
 /** Writes an image into an empty store, durably; answers its applied record. */
 async function fill(kv: Kv, pieces: AsyncIterable<Uint8Array>): Promise<AppliedRecord> {
-  let last: Uint8Array | undefined
+  const reader = new ImageReader()
   for await (const piece of pieces) {
-    const operations: KvOperation[] = unpackPiece(piece, last)
-    last = operations.at(-1)?.key ?? last
-    await kv.batch(operations, { sync: false })
+    for (const writes of reader.writes(piece)) await kv.batch(writes, { sync: false })
   }
   const applied = readApplied(kv)
   if (applied.index === 0) throw damaged('it has no applied record')

@@ -20,6 +20,10 @@ import type { AppliedEntry, AppliedReply, StateMachine } from './types.ts'
 /** Ticks without an append after which the closing watermark is written. */
 const idleTicks = 10
 
+/** How many times its usual entries and bytes the log may hold for a member that is being sent a snapshot. */
+const snapshotEntries = 64
+const snapshotBytes = 16
+
 /** What the lanes need of the replicator. */
 export interface LaneHost {
   readonly env: Env
@@ -32,6 +36,8 @@ export interface LaneHost {
   readonly tickMs: number
   /** True while a snapshot is being installed: nothing is compacted then. */
   installing(): boolean
+  /** Last entry that members who were sent a snapshot have; what follows it they still need. */
+  snapshotsReached(): number
   /** The state is that of checkpoint `index`, with this digest. */
   checkpoint(index: number, digest: number): void
   /** Called after every applied group, in order. */
@@ -170,6 +176,9 @@ export class Lanes {
     let target = applied - Math.min(trailingEntries, Math.floor(kept / 4))
     // A follower that is merely slow is spared the snapshot, up to four times the size.
     if (over <= 4) target = Math.min(target, core.slowestMatch())
+    // One that is sent a snapshot needs what comes meanwhile, or would never be done: kept as long as disks bear it.
+    const borne = kept <= compactEntries * snapshotEntries && store.bytes <= compactBytes * snapshotBytes
+    if (borne) target = Math.min(target, this.#host.snapshotsReached())
     const term = core.log.term(target)
     if (target <= core.log.baseIndex || term === undefined) return
     this.#compacting = true

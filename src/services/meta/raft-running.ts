@@ -142,6 +142,7 @@ function join(host: LaunchHost, identity: Identity, opened: Opened): Running {
     limits,
     tickMs: config.raft.tickMs,
     installing: () => snapshots.installing,
+    snapshotsReached: () => snapshots.reached,
     checkpoint: (index, digest) => {
       if (config.witness) return
       digests.reached(index, digest)

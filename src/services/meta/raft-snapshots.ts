@@ -45,11 +45,26 @@ export interface SnapshotHost {
   fatal(error: unknown): Error
 }
 
+/** Who lacks fewer entries than this has caught up. */
+const caughtUpEntries = 1024
+/** Who has its snapshot and takes no further entry for so long must not hold the log back any longer. */
+const stuckMs = 30_000
+
+interface Sent {
+  /** Last entry that the member has, or will have with the snapshot. */
+  reached: number
+  underWay: boolean
+  /** When `reached` rose last. */
+  movedMs: number
+}
+
 async function* noPieces(): AsyncGenerator<Uint8Array> {}
 
 export class Snapshots {
   readonly #host: SnapshotHost
   #installing = false
+  /** Members that are sent a snapshot, or were and have not caught up since. */
+  readonly #sent = new Map<NodeId, Sent>()
 
   constructor(host: SnapshotHost) {
     this.#host = host
@@ -59,11 +74,35 @@ export class Snapshots {
     return this.#installing
   }
 
+  /**
+   * Last entry that every member has who was sent a snapshot and has not caught up since. What follows it must stay in the
+   * log: the snapshot of a large state takes minutes, and without what was appended meanwhile it would be sent for ever.
+   */
+  get reached(): number {
+    const { core, env } = this.#host
+    const { lastIndex } = core.log
+    const nowMs = env.clock.monotonicMs()
+    let lowest = lastIndex
+    for (const [id, sent] of this.#sent) {
+      const match = core.matchOf(id)
+      if (match > sent.reached) {
+        sent.reached = match
+        sent.movedMs = nowMs
+      }
+      const done = sent.reached >= lastIndex - caughtUpEntries || nowMs - sent.movedMs > stuckMs
+      if (core.sessionOf(id) === 0 || (done && !sent.underWay)) this.#sent.delete(id)
+      else lowest = Math.min(lowest, sent.reached)
+    }
+    return lowest
+  }
+
   /** Streams the current state to `to` and tells the core how that went. */
   async send(to: NodeId, term: number): Promise<void> {
     const { env, core, self, signal } = this.#host
     const image = await this.#imageFor(to)
     const { index, pieces } = image
+    const sent: Sent = { reached: index, underWay: true, movedMs: 0 }
+    this.#sent.set(to, sent)
     const config = core.log.configAt(index)
     const offer: SnapshotOffer = {
       kind: 'snapshot',
@@ -86,6 +125,9 @@ export class Snapshots {
     } catch (error) {
       env.log.warn('snapshot was not installed', { to, index, reason: asStoreError(error, 'snapshot').message })
     }
+    sent.underWay = false
+    sent.movedMs = env.clock.monotonicMs()
+    if (!installed) this.#sent.delete(to)
     this.#host.use((raft) => raft.snapshotSent(to, installed, index))
   }
 

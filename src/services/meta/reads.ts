@@ -7,6 +7,7 @@
  */
 
 import { compareBytes, toHex, utf8 } from '../../base/bytes.ts'
+import { hasManifest } from '../../core/meta/manifests.ts'
 import { bucketsMax } from '../../core/meta/namespace.ts'
 import { keyAfterPrefix } from '../../core/meta/keys.ts'
 import type { ChunkRecord, ObjectRecord, PageChunk, StoredReplicaState } from '../../core/meta/records.ts'
@@ -81,11 +82,11 @@ export async function openObject(
   }
   const metadata = Object.fromEntries(record.metadata.map((pair) => [pair.name, pair.value]))
   const object = { ...toEntry(key, record), bucket: name, metadata }
-  const manifest = points.manifest(record.manifest)
-  if (manifest === undefined) throw new StoreError('INTERNAL', `manifest ${record.manifest} of an object is unknown`)
-  const page = request.withChunks && manifest.pages > 0 ? points.page(record.manifest, 0) : []
+  const pages = hasManifest(record) ? points.manifest(record.manifest)?.pages : 0
+  if (pages === undefined) throw new StoreError('INTERNAL', `manifest ${record.manifest} of an object is unknown`)
+  const page = request.withChunks && pages > 0 ? points.page(record.manifest, 0) : []
   const first = await toPage(view, disks, page ?? [])
-  return { object, manifest: record.manifest, pages: manifest.pages, first }
+  return { object, manifest: record.manifest, pages, first }
 }
 
 /** A further page of an object that was opened. */

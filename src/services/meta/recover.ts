@@ -11,6 +11,7 @@
  */
 
 import { StoreError } from '../../model/errors.ts'
+import { incarnationMax } from '../../model/fence.ts'
 import type { NodeId } from '../../model/ids.ts'
 import { encodeConfig } from '../../core/raft/messages.ts'
 import type { ClusterConfig, Entry, MemberRole } from '../../core/raft/types.ts'
@@ -82,11 +83,25 @@ export function recoverMeta(stores: MetaStores, options: RecoverOptions = {}): P
     await slots.save({ term, vote: '' })
     const config = alone(survivor, index, options)
     await appendConfig(store, { index, term, type: 'config', payload: encodeConfig(config) })
-    const clusterIncarnation = identity.clusterIncarnation + 1
+    const clusterIncarnation = nextIncarnation(identity)
     const nothing = { joined: false, joinIndex: 0, recoveryTerm: 0, recoveryIndex: 0 }
     await writeIdentity(stores.files, { ...identity, clusterIncarnation, config, ...nothing })
     return reportOf(survivor, clusterIncarnation, term, index)
   })
+}
+
+/** Most that one recovery adds to the incarnation. */
+const stepMax = 0x1_0000
+
+/**
+ * The incarnation that a recovery of this directory makes. The step comes from the member's own random number: two
+ * survivors that are both recovered, by mistake, make different incarnations, of which storage nodes obey the higher one
+ * alone; and a recovery that is repeated after a crash makes the same one again.
+ */
+function nextIncarnation(identity: Pick<Identity, 'incarnation' | 'clusterIncarnation'>): number {
+  const next = identity.clusterIncarnation + 1 + (Number.parseInt(identity.incarnation.slice(0, 8), 16) % stepMax)
+  if (next <= incarnationMax) return next
+  throw new StoreError('CONDITION_FAILED', 'recover the metadata: it was recovered too often: make a new cluster')
 }
 
 async function withSurvivor<T>(
@@ -105,7 +120,7 @@ async function withSurvivor<T>(
   }
   const kv = await stores.kv.open(logName)
   try {
-    const owner = { ...identity, clusterIncarnation: identity.clusterIncarnation + 1 }
+    const owner = { ...identity, clusterIncarnation: nextIncarnation(identity) }
     const slots = await HardStateSlots.open(stores.files, owner, true)
     const appliedIndex = await stateIndex(stores)
     const { store, recovered, hardState } = await openVerified(kv, slots, appliedIndex, 0)

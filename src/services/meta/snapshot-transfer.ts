@@ -93,7 +93,8 @@ export async function sendSnapshot(
     if (!last) sums.push(sum)
     const ready = stream.send({ ...head, piece: number, data: bytes, sum, last, message })
     number++
-    if (!ready) await state.drained()
+    if (ready) state.progress()
+    else await state.drained()
   }
   try {
     for await (const bytes of pieces) {
@@ -117,6 +118,8 @@ interface Outcome {
   /** Resolves when installed, rejects when refused or broken. */
   readonly done: Promise<void>
   over(): boolean
+  /** Another message was taken by a stream that is not full. */
+  progress(): void
   drained(): Promise<void>
   close(): void
 }
@@ -158,6 +161,7 @@ function outcomeOf(env: Env, stream: OutStream, signal: AbortSignal): Outcome {
   return {
     done,
     over: () => over,
+    progress: () => guard.progress(),
     drained: () =>
       over
         ? Promise.resolve()

@@ -148,8 +148,20 @@ function drawFaults(random: Seeded, shape: Shape): Fault[] {
     faults.push(...drawFault(random, random.pick(kinds), Math.round(atUs), election, shape))
     atUs += -Math.log(1 - random.unit()) * meanUs
   }
+  if (shape.leaseReads) faults.push(...drawLeaseTraps(random, shape.untilUs, election))
   if (random.chance(0.3)) faults.push(...drawSchism(random, election * (2 + 4 * random.unit()), election))
   return faults.toSorted((a, b) => a.atUs - b.atUs)
+}
+
+/** A leader that holds a lease is cut off, and before that sometimes asked to hand over: it must not go on reading. */
+function drawLeaseTraps(random: Seeded, untilUs: number, election: number): Fault[] {
+  const faults: Fault[] = []
+  for (let at = election * 3; at < untilUs; at += Math.round(election * random.between(5, 9))) {
+    if (random.chance(0.6)) faults.push({ kind: 'transfer', to: 'follower', atUs: at })
+    const atUs = at + Math.round(random.unit() * random.pick([1000, 3000, 10_000]))
+    faults.push({ kind: 'cut', shape: 'isolate', node: 'leader', mask: 0, clog: false, atUs, forUs: election * 3 })
+  }
+  return faults
 }
 
 /**
@@ -184,8 +196,12 @@ function drawFault(random: Seeded, kind: FaultKind, atUs: number, election: numb
   const forUs = Math.round(election * random.pick([0.1, 0.5, 1.5, 3, 8]) * random.between(0.5, 1.5))
   const lasting = { atUs, forUs, node }
   switch (kind) {
-    case 'crash':
-      return [{ ...lasting, kind, power: random.chance(0.5) }]
+    case 'crash': {
+      const crash = { ...lasting, kind, power: random.chance(0.5) } as const
+      if (random.chance(0.6)) return [crash]
+      // What was said to its earlier life arrives in the next one.
+      return [crash, ...echoes(random, atUs + forUs, election)]
+    }
     case 'power-loss':
       return [{ atUs, forUs: Math.min(forUs, election * 2), kind }]
     case 'pause':
@@ -219,8 +235,14 @@ function drawFault(random: Seeded, kind: FaultKind, atUs: number, election: numb
     case 'remove':
       return [{ atUs, node, kind, stop: random.chance(0.5) }]
     case 'replace':
-      return [{ atUs, node, kind }]
+      return [{ atUs, node, kind }, ...echoes(random, atUs + election, election * 3)]
   }
+}
+
+/** Old messages arrive once more, several times after `atUs`. */
+function echoes(random: Seeded, atUs: number, withinUs: number): Fault[] {
+  const times = Array.from({ length: 1 + random.below(4) }, () => Math.round(atUs + withinUs * random.unit()))
+  return times.map((at) => ({ kind: 'replay', count: 10 + random.below(60), atUs: at }))
 }
 
 function drawCut(random: Seeded, lasting: { atUs: number; forUs: number; node: Target }): Fault {

@@ -7,6 +7,7 @@ import { expect } from 'chai'
 import { decode } from '../../../src/base/schema.ts'
 import { getU32, toHex } from '../../../src/base/bytes.ts'
 import { isHeld, shortClass } from '../../../src/core/meta/chunks.ts'
+import { hasManifest } from '../../../src/core/meta/manifests.ts'
 import { keyParts } from '../../../src/core/meta/keys.ts'
 import {
   bucketRecord,
@@ -93,7 +94,9 @@ function checkQueues(world: World, chunks: Map<number, ChunkRecord>): void {
 function checkManifests(world: World): void {
   const named = new Map<string, number>()
   for (const { value } of entriesOf(world, 'o')) {
-    const { manifest } = decode(objectRecord, value)
+    const object = decode(objectRecord, value)
+    if (!hasManifest(object)) continue
+    const { manifest } = object
     named.set(manifest, (named.get(manifest) ?? 0) + 1)
   }
   const uploads = new Map<number, number>()

@@ -89,6 +89,39 @@ describe('manifests', () => {
     world.refused(finish(1, 30), 'FENCED')
   })
 
+  it('are not needed by an object without chunks, since version 2', () => {
+    const put = (key: string, commitId: string) =>
+      ({ kind: 'commit', commitId, lease: 0, operations: [world.put(key, [])] }) as const
+    const copy = {
+      kind: 'copy',
+      fromBucket: 'photos',
+      fromKey: 'old',
+      bucket: 'photos',
+      key: 'both',
+      condition: anyCondition,
+    } as const
+    const gone = (key: string) => ({ kind: 'delete', bucket: 'photos', key, condition: anyCondition }) as const
+    world.ok(put('old', id(1)))
+    expect(world.count('m')).to.equal(1)
+    world.ok({ kind: 'raiseVersion', version: 2 })
+    world.ok(put('new', id(2)))
+    world.ok(put('new', id(3)))
+    world.ok({
+      kind: 'commit',
+      commitId: id(4),
+      lease: 0,
+      operations: [copy, { ...copy, fromKey: 'new', key: 'same' }],
+    })
+    expect([world.count('m'), world.object('same')?.manifest]).to.deep.equal([1, '0'.repeat(32)])
+    world.ok({ kind: 'commit', commitId: id(5), lease: 0, operations: ['old', 'new', 'both', 'same'].map(gone) })
+    expect([world.count('m'), world.count('t'), world.bucket()?.objects]).to.deep.equal([0, 0, 0])
+    // An id of zeros is a manifest's like any other where there are chunks.
+    const operations = [world.put('zero', [world.acked(lease, [1, 2])])]
+    world.ok({ kind: 'commit', commitId: id(0), lease, operations })
+    world.ok({ kind: 'commit', commitId: id(6), lease: 0, operations: [gone('zero')] })
+    expect(world.manifest(id(0))).to.include({ state: 'dropping' })
+  })
+
   describe('of several leases', () => {
     const second = (number: number, from: number) => ({ ...page(number, 2, from), lease: from })
 

@@ -52,6 +52,8 @@ export class ListMachine implements StateMachine {
   installed = 0
   /** What is applied is not written any more. */
   lazy = false
+  /** Awaited before an image taken from now on is read. */
+  reading: Promise<void> = Promise.resolve()
 
   constructor(kv: Kv) {
     this.#kv = kv
@@ -110,7 +112,9 @@ export class ListMachine implements StateMachine {
 
   async snapshot(): Promise<StateImage> {
     const image = utf8(JSON.stringify({ index: this.#index, commands: this.commands }))
+    const { reading } = this
     async function* pieces(): AsyncGenerator<Uint8Array> {
+      await reading
       for (let at = 0; at < image.length; at += 100) yield image.slice(at, at + 100)
     }
     return { index: this.#index, term: 0, pieces: pieces() }

@@ -136,6 +136,29 @@ describe('raft snapshots', () => {
     }
   })
 
+  it('what is appended while a snapshot is under way stays in the log, so that one snapshot is enough', async () => {
+    const { cluster, leader, follower } = await formed()
+    if (leader.machine === undefined) throw new Error('no machine')
+    cluster.crash(follower)
+    await write(cluster, leader, 200)
+    let read: () => void = () => undefined
+    leader.machine.reading = new Promise((resolve) => {
+      read = resolve
+    })
+    await cluster.start(follower)
+    const before = sends(cluster)
+    await cluster.until('it is sent', () => sends(cluster) > before)
+    // Far more than four times what the log keeps otherwise.
+    await write(cluster, leader, 600, 'during')
+    read()
+    await cluster.until('it caught up', () => follower.commands.length === 800)
+    expect(sends(cluster)).to.equal(before + 1)
+    expect(follower.commands).to.deep.equal(leader.commands)
+    await write(cluster, leader, 1100, 'after')
+    await cluster.run(2000)
+    expect(leader.logValue(700), 'dropped when nobody needs it any more').to.equal(undefined)
+  })
+
   it('the log is not compacted beyond what the state has on disk, and a start replays from there', async () => {
     const { cluster, leader, follower } = await formed()
     if (follower.machine === undefined) throw new Error('no machine')

@@ -193,6 +193,30 @@ describe('raft snapshot transfer', () => {
     }
   })
 
+  it('goes on as long as pieces come, however slowly they are read', async () => {
+    const transfer = new Transfer()
+    async function* slow(): AsyncGenerator<Uint8Array> {
+      for (const piece of contents) {
+        await new Promise<void>((resolve) => void transfer.world.after(12_000, 'read', undefined, resolve))
+        yield piece
+      }
+    }
+    const head = { ...leader, configIndex: 1 }
+    const signal = new AbortController().signal
+    let outcome: unknown = 'under way'
+    sendSnapshot(transfer.env(transfer.sender), head, 'b:1', offer, slow(), signal).then(
+      () => {
+        outcome = 'sent'
+      },
+      (error: unknown) => {
+        outcome = error
+      },
+    )
+    await transfer.run(60_000)
+    expect(outcome).to.equal('sent')
+    expect(transfer.installed).to.deep.equal(concatBytes(contents))
+  })
+
   it('scenario 63: a sender that ends early, or breaks off, is never taken for complete', async () => {
     for (let count = 1; count <= contents.length; count++) {
       const ended = new Transfer()

@@ -9,7 +9,7 @@
 
 import type { DiskChunkRecord } from '../../../core/meta/records.ts'
 import type { ChunkId, DiskNumber } from '../../../model/ids.ts'
-import type { Reading } from './repair.ts'
+import type { Reading } from './readings.ts'
 import { Alarm, Pump, type Term } from './term.ts'
 
 export interface DiskScanParts {

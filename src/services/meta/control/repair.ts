@@ -22,6 +22,7 @@ import { type ChunkId, type DiskNumber, formatChunkId } from '../../../model/ids
 import { type RepairClass, repairClasses } from '../../../model/words.ts'
 import type { Changes } from './changes.ts'
 import { change, copyingMs, type Evidence } from './evidence.ts'
+import { type Reading, Readings } from './readings.ts'
 import { RepairMeter } from './repair-meter.ts'
 import type { Sessions } from './sessions.ts'
 import { Alarm, Pump, type Term } from './term.ts'
@@ -55,13 +56,6 @@ export interface RepairParts {
   settledMs(disk: DiskNumber): number
 }
 
-/** A read of the state that takes a while, and what was changed since it began. */
-export interface Reading {
-  /** True when the chunk changed since: what was read of it may be out of date, and it is looked at anyway. */
-  overtaken(chunk: ChunkId): boolean
-  end(): void
-}
-
 const queueMax = 65_536
 const dirtyMax = 65_536
 const lostMax = 65_536
@@ -92,7 +86,7 @@ export class Repair {
   readonly #deferredAlarm: Alarm
   readonly #copies = new Set<string>()
   readonly #replaceNext = new Set<string>()
-  readonly #readings = new Set<Set<ChunkId>>()
+  readonly #readings = new Readings(dirtyMax, (chunk) => this.changed(chunk))
   #dirtyOverflow = false
 
   constructor(term: Term, parts: RepairParts) {
@@ -109,22 +103,13 @@ export class Repair {
   changed(chunk: ChunkId): void {
     if (this.#dirty.size >= dirtyMax) this.#dirtyOverflow = true
     else this.#dirty.add(chunk)
-    for (const changed of this.#readings) if (changed.size <= dirtyMax) changed.add(chunk)
+    this.#readings.changed(chunk)
     this.#dirtyPump.kick()
   }
 
   /** Begins a read that changes may overtake; end it. */
   reading(): Reading {
-    const changed = new Set<ChunkId>()
-    this.#readings.add(changed)
-    return {
-      overtaken: (chunk) => {
-        // More changes than are kept: any chunk may be one of them.
-        if (changed.size > dirtyMax) this.changed(chunk)
-        return changed.size > dirtyMax || changed.has(chunk)
-      },
-      end: () => void this.#readings.delete(changed),
-    }
+    return this.#readings.begin()
   }
 
   /** True while a copy of the chunk to the disk is ordered: what arrives there is not an orphan. */

@@ -20,6 +20,7 @@ import { compare } from './lib/compare.ts'
 import type { Contender } from './lib/contender.ts'
 import { circumstances, nowMs, pause, rounded, say, writeResults } from './lib/figures.ts'
 import { attachIdleNodes } from './lib/idle-nodes.ts'
+import { measureLargeObject } from './lib/large-object.ts'
 import { runLoad } from './lib/load.ts'
 import { memoryOf } from './lib/memory.ts'
 import { connectMeta, startMeta } from './lib/meta-cluster.ts'
@@ -37,6 +38,7 @@ interface Plan {
   readonly chunks: number
   readonly runs: number
   readonly seconds: number
+  readonly pages: number
   readonly keep: string | undefined
 }
 
@@ -48,6 +50,7 @@ function planOf(args: readonly string[]): Plan {
       chunks: { type: 'string', default: '10000000' },
       runs: { type: 'string', default: '3' },
       seconds: { type: 'string', default: '5' },
+      pages: { type: 'string', default: '2560' },
       keep: { type: 'string' },
     },
   })
@@ -56,6 +59,7 @@ function planOf(args: readonly string[]): Plan {
     chunks: Number(values.chunks),
     runs: Number(values.runs),
     seconds: Number(values.seconds),
+    pages: Number(values.pages),
     keep: values.keep,
   }
 }
@@ -217,6 +221,9 @@ async function main(): Promise<void> {
   try {
     const results: Record<string, unknown> = {}
     if (plan.parts.has('state')) results['state'] = await measureState(scratch, plan)
+    if (plan.parts.has('object')) {
+      results['object'] = await measureLargeObject(join(scratch, 'object'), 17_760, plan.pages)
+    }
     say(JSON.stringify(results, undefined, 2))
     say(`results in ${writeResults('scale', { ...circumstances(), ...results })}`)
     await rm(scratch, { recursive: true, force: true })

@@ -120,6 +120,7 @@ async function find(
   if (finder.by === 'test') return testFailure(directory, finder.file)
   const budget = ['--budget', String(searchSeconds)]
   if (finder.by === 'raft') {
+    if (finder.scenario !== undefined) return raftFailure(directory, ['--replay', resolve(finder.scenario)])
     const seeds = known === undefined ? [] : ['--seeds', String(known)]
     return raftFailure(directory, [...seeds, '--from', String(from), '--count', String(raftSeedsMax), ...budget])
   }
@@ -213,7 +214,7 @@ async function main(): Promise<number> {
   await Promise.all(Array.from({ length: workers }, () => work()))
   if (values.find) {
     for (const { mutant, found, fault } of results) {
-      if (fault === undefined && found?.seed !== undefined) table[mutant.name] = found.seed
+      if (fault === undefined && found?.seed !== undefined && found.seed > 0) table[mutant.name] = found.seed
     }
     const known = mutants.filter(({ name }) => table[name] !== undefined).map(({ name }) => [name, table[name]])
     await writeFile(tablePath, `${JSON.stringify(Object.fromEntries(known), undefined, 2)}\n`)

@@ -6,7 +6,7 @@
  * their disks count at once, no report is compared and nothing is short.
  */
 
-import { idBytes } from '../../src/core/meta/keys.ts'
+import { fromHex } from '../../src/base/bytes.ts'
 import { createNodeEnv } from '../../src/main/compose.ts'
 import { StoreError } from '../../src/model/errors.ts'
 import type { Env } from '../../src/ports/env.ts'
@@ -23,8 +23,9 @@ function refuse(): Promise<never> {
 
 /** A disk that holds the filled chunks and takes no other. */
 function idleDisk(filled: Filled, node: FilledNode): DiskEngine {
-  const { firstChunk, chunks, clusterId } = filled
-  const end = firstChunk + chunks
+  const { firstChunk, clusterId } = filled
+  // Read each time: what it holds may grow.
+  const endOf = (): number => firstChunk + filled.chunks
   return {
     id: node.diskId,
     path: `idle-${node.id}`,
@@ -35,17 +36,18 @@ function idleDisk(filled: Filled, node: FilledNode): DiskEngine {
     adopt: () => Promise.resolve(),
     status: () => ({
       state: 'ok',
-      capacityBytes: 2 * chunks * bytesEach + 2 ** 40,
-      usedBytes: chunks * bytesEach,
+      capacityBytes: 2 * filled.chunks * bytesEach + 2 ** 40,
+      usedBytes: filled.chunks * bytesEach,
       freeForNewBytes: 2 ** 40,
-      chunks,
-      chunkIdMax: end - 1,
+      chunks: filled.chunks,
+      chunkIdMax: filled.chunks === 0 ? 0 : endOf() - 1,
     }),
     beginPut: refuse,
     openRead: refuse,
     verify: () => Promise.resolve('intact'),
-    missing: (ids) => Promise.resolve(ids.filter((id) => id < firstChunk || id >= end)),
+    missing: (ids) => Promise.resolve(ids.filter((id) => id < firstChunk || id >= endOf())),
     list: (from, to, limit) => {
+      const end = endOf()
       const start = Math.max(from, firstChunk)
       const until = Math.min(to, end, start + limit)
       const ids = Array.from({ length: Math.max(0, until - start) }, (_, i) => start + i)
@@ -64,7 +66,10 @@ export async function attachIdleNodes(filled: Filled, meta: readonly string[]): 
   const metaSilenceMs = 2000
   const attached = filled.nodes.map((node) => {
     // The first random bytes that a node asks for are its incarnation.
-    const known: Env = { ...env, entropy: { ...env.entropy, bytes: () => idBytes(node.incarnation) } }
+    const known: Env = {
+      ...env,
+      entropy: { ...env.entropy, bytes: () => fromHex(node.incarnation) ?? new Uint8Array(16) },
+    }
     const disks = new Disks([idleDisk(filled, node)], env.clock, env.log, metaSilenceMs, () => undefined)
     const attach = new Attach(known, disks, {
       id: node.id,

@@ -55,7 +55,7 @@ export interface FilledNode {
 export interface Filled {
   readonly clusterId: string
   readonly firstChunk: number
-  readonly chunks: number
+  chunks: number
   readonly nodes: readonly FilledNode[]
 }
 
@@ -104,11 +104,18 @@ class Writer {
   }
 }
 
-function writeNodes(writer: Writer, bytesEach: number): FilledNode[] {
+/** Three storage nodes in three zones. */
+export function fillingNodes(): FilledNode[] {
   return [1, 2, 3].map((disk) => {
     const node = { id: `s${disk}`, zone: `z${disk}`, address: `127.0.0.1:${1000 + disk}`, disk }
-    const incarnation = numberedId(2, disk)
-    const diskId = numberedId(1, disk)
+    return { ...node, incarnation: numberedId(2, disk), diskId: numberedId(1, disk) }
+  })
+}
+
+function writeNodes(writer: Writer, bytesEach: number): FilledNode[] {
+  const nodes = fillingNodes()
+  for (const node of nodes) {
+    const { disk, incarnation, diskId } = node
     writer.put(keys.node(node.id), nodeRecord, {
       addresses: [node.address],
       zone: node.zone,
@@ -122,8 +129,8 @@ function writeNodes(writer: Writer, bytesEach: number): FilledNode[] {
     const room = { capacityBytes: 2 * bytesEach + 2 ** 40, usedBytes: bytesEach }
     writer.put(keys.disk(disk), diskRecord, { id: diskId, node: node.id, ...facts, ...room })
     writer.put(keys.diskById(diskId), uint, disk)
-    return { ...node, incarnation, diskId }
-  })
+  }
+  return nodes
 }
 
 /** One object of `count` chunks from `first` on, with everything that its commit leaves. */

@@ -8,6 +8,7 @@
  * Invariant: a value outside its bounds is refused with the option's name and bounds, never clamped.
  */
 
+import { portOf } from '../model/address.ts'
 import { StoreError } from '../model/errors.ts'
 import { isNodeId } from '../model/ids.ts'
 import type { MetaConfig, PeerAddress, RaftTimes, StorageConfig } from './types.ts'
@@ -239,8 +240,7 @@ function listOf(values: ConfigValues, name: string): readonly string[] {
 
 /** Throws USAGE unless `text` is `host:port`. */
 export function checkHostPort(text: string, name: string): string {
-  const port = Number(/^(?:\[[0-9a-fA-F:]+\]|[^:\s]+):(\d{1,5})$/.exec(text)?.[1] ?? Number.NaN)
-  if (!(port >= 0 && port <= 64_535))
+  if (!((portOf(text) ?? Number.NaN) <= 64_535))
     throw usage(`--${name}`, `${JSON.stringify(text)} is not host:port with a port up to 64535`)
   return text
 }

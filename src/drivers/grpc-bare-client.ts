@@ -124,23 +124,36 @@ export class BareConnections {
     connection.session.destroy()
   }
 
-  /** Opens a stream to `path` at `address`. Fails only by `events.closed`, and not before this returns. */
+  /**
+   * Opens a stream to `path` at `address`. Throws when HTTP/2 does, at once; else it fails only by `events.closed`, and not
+   * before this returns.
+   */
   open(address: string, path: string, doing: string, events: BareStreamEvents): BareStream {
     const connection = this.#acquire(address)
-    const stream = connection.session.request({
-      ':method': 'POST',
-      ':path': path,
-      'content-type': 'application/grpc',
-      te: 'trailers',
-      'grpc-accept-encoding': 'identity',
-    })
+    const stream = this.#request(connection, path)
     const call = new ClientCall(stream, connection, doing, events)
     stream.once('close', () => this.#release(connection))
     return {
       messages: call.messages,
       abort: () => call.cancel(),
+      receivedBytes: () => call.messages.arrivedBytes,
       drained: () => call.drained(),
       discard: () => this.#discard(connection),
+    }
+  }
+
+  #request(connection: Connection, path: string): ClientHttp2Stream {
+    try {
+      return connection.session.request({
+        ':method': 'POST',
+        ':path': path,
+        'content-type': 'application/grpc',
+        te: 'trailers',
+        'grpc-accept-encoding': 'identity',
+      })
+    } catch (error) {
+      this.#release(connection)
+      throw error
     }
   }
 

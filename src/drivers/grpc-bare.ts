@@ -50,6 +50,8 @@ export class MessageStream implements ByteStream {
   #pieces: Buffer[] = []
   #piecesBytes = 0
   #wantBytes = 0
+  /** Of all that arrived. */
+  #arrivedBytes = 0
   #paused = false
   #delivering = false
   #ended = false
@@ -142,7 +144,12 @@ export class MessageStream implements ByteStream {
     if (!this.#paused) this.#stream.resume()
   }
 
+  get arrivedBytes(): number {
+    return this.#arrivedBytes
+  }
+
   #arrived(chunk: Buffer): void {
+    this.#arrivedBytes += chunk.length
     if (this.#dropped) return
     if (this.#wantBytes > 0) {
       // In the middle of a large message: gathered, and joined once.

@@ -19,12 +19,15 @@ import {
   status as Status,
   type StatusObject,
 } from '@grpc/grpc-js'
+import { AssertionError } from '../base/assert.ts'
+import { isAddress } from '../model/address.ts'
 import { StoreError } from '../model/errors.ts'
 import { limits } from '../model/limits.ts'
+import { quote } from '../model/names.ts'
 import type { Log } from '../ports/log.ts'
 import type { CallOptions, Duplex, Method, NetClient } from '../ports/net.ts'
 import { BareConnections } from './grpc-bare-client.ts'
-import { asBuffer, createDuplex, type DuplexCodec } from './grpc-duplex.ts'
+import { asBuffer, createDuplex, type DuplexCodec, failedDuplex } from './grpc-duplex.ts'
 import { errorOfStatus } from './grpc-status.ts'
 import { clientBulkBytes, clientWindowOptions, processWindows, type WindowPool } from './grpc-windows.ts'
 
@@ -122,6 +125,19 @@ class ChannelPool {
   }
 }
 
+/** Addresses come from peers too: one that is none is a peer that cannot be reached, and no reason to end the process. */
+function checkPeer(address: string, path: string): void {
+  if (isAddress(address)) return
+  throw new StoreError('UNAVAILABLE', `${path}: ${quote(address)} is not host:port`, { outcome: 'definite' })
+}
+
+/** What HTTP/2 throws at once (a name that cannot be one, a connection that just ended) is told like any other failure. */
+function unreachable(error: unknown, doing: string): StoreError {
+  if (error instanceof StoreError) return error
+  const reason = error instanceof Error ? error.message : String(error)
+  return new StoreError('UNAVAILABLE', `${doing}: ${reason}`, { cause: error, outcome: 'definite' })
+}
+
 type StreamCall = ClientDuplexStream<Buffer, Buffer>
 
 function clientCodec<QI, RI, QO, RO>(method: Method<QI, RI, QO, RO>): DuplexCodec<QO, RI> {
@@ -151,6 +167,7 @@ class GrpcClientDriver implements NetClient {
       if (options.signal?.aborted === true)
         throw new StoreError('CANCELLED', `${doing}: cancelled before it started`, { outcome: 'definite' })
       if (this.#closed) throw new StoreError('CANCELLED', `${doing}: the client is closed`, { outcome: 'definite' })
+      checkPeer(address, method.path)
       const body = asBuffer(method.encodeRequest(request))
       const channel = this.#pool.acquire(address, method.path)
       const cancel = (): void => call.cancel()
@@ -186,7 +203,13 @@ class GrpcClientDriver implements NetClient {
 
   open<QI, RI, QO, RO>(address: string, method: Method<QI, RI, QO, RO>): Duplex<QO, RI> {
     const doing = `${method.path} at ${address}`
-    return isBulk(method.path) ? this.#openBulk(address, method, doing) : this.#openBare(address, method, doing)
+    try {
+      checkPeer(address, method.path)
+      return isBulk(method.path) ? this.#openBulk(address, method, doing) : this.#openBare(address, method, doing)
+    } catch (error) {
+      if (error instanceof AssertionError) throw error
+      return failedDuplex(unreachable(error, doing))
+    }
   }
 
   /** A stream of many small messages. */

@@ -9,7 +9,7 @@
 
 import { AssertionError } from '../base/assert.ts'
 import { asStoreError, StoreError } from '../model/errors.ts'
-import type { Duplex } from '../ports/net.ts'
+import type { Duplex, Traffic } from '../ports/net.ts'
 
 /** Bytes that may wait to be sent before the sender is told to stop. Twice a large frame keeps the socket busy. */
 const sendBytesMark = 2 * 1024 * 1024
@@ -34,6 +34,8 @@ export interface DuplexCodec<Out, In> {
 export interface DuplexEnd {
   /** Breaks the stream in the way of this end. */
   abort(error: StoreError): void
+  /** Bytes that came, whole messages or not; without it whole messages are counted. */
+  receivedBytes?(): number
 }
 
 /** A Duplex and the way to tell it that its stream is over. */
@@ -55,6 +57,7 @@ class GrpcDuplex<Out, In> implements Duplex<Out, In> {
   readonly #codec: DuplexCodec<Out, In>
   readonly #side: DuplexEnd
   #queuedBytes = 0
+  #receivedBytes = 0
   #wantsDrain = false
   #ended = false
   #closed = false
@@ -117,11 +120,16 @@ class GrpcDuplex<Out, In> implements Duplex<Out, In> {
     if (!this.#closed) this.#stream.resume()
   }
 
+  traffic(): Traffic {
+    return { receivedBytes: this.#side.receivedBytes?.() ?? this.#receivedBytes, queuedBytes: this.#queuedBytes }
+  }
+
   onMessage(handler: (message: In) => void): void {
     this.#messageHandler = handler
   }
 
   #receive(bytes: Buffer): void {
+    this.#receivedBytes += bytes.length
     if (this.#closed || this.#messageHandler === undefined) return
     this.#guarded(() => this.#messageHandler?.(this.#codec.decode(bytes)))
   }
@@ -164,4 +172,18 @@ export function createDuplex<Out, In>(
 ): OpenDuplex<Out, In> {
   const duplex = new GrpcDuplex(stream, codec, side)
   return { duplex, ended: () => duplex.hasEnded, closed: (error) => duplex.close(error) }
+}
+
+/** A stream that never came to be: closes with `error`, as soon as its owner can have asked to be told. */
+export function failedDuplex<Out, In>(error: StoreError): Duplex<Out, In> {
+  const nothing = { write: () => true, end: () => undefined, pause: () => undefined, resume: () => undefined }
+  const codec: DuplexCodec<Out, In> = {
+    encode: () => new Uint8Array(0),
+    decode: () => {
+      throw error
+    },
+  }
+  const open = createDuplex<Out, In>({ ...nothing, on: () => undefined }, codec, { abort: () => undefined })
+  open.closed(error)
+  return open.duplex
 }

@@ -30,6 +30,14 @@ export interface CallOptions {
   readonly signal?: AbortSignal | undefined
 }
 
+/** How far a stream is, in bytes. */
+export interface Traffic {
+  /** Came in so far, those of a message that is not whole yet too, where the driver can tell. */
+  readonly receivedBytes: number
+  /** Wait here to be sent. */
+  readonly queuedBytes: number
+}
+
 /** One end of a bidirectional stream. Handlers are set synchronously after it is obtained. */
 export interface Duplex<Out, In> {
   /** Queues a message. False when the send buffer is over its mark: stop until `onDrain`. Ignored once closed. */
@@ -41,6 +49,7 @@ export interface Duplex<Out, In> {
   /** Stops and continues delivery of messages; while stopped, the peer runs out of window and waits. */
   pause(): void
   resume(): void
+  traffic(): Traffic
   onMessage(handler: (message: In) => void): void
   onDrain(handler: () => void): void
   /** The peer sent its last message (half close). */

@@ -54,6 +54,7 @@ export class Link {
       () => this.#waiting.size > 0,
       () => this.#stream.send({ call: this.#nextCall++ }),
       (silentMs) => this.destroy(silent(address, silentMs)),
+      () => this.#stream.traffic(),
     )
     this.#stream = env.net.open(address, metaMethods.session)
     this.#stream.onMessage((reply) => this.#onReply(reply))

@@ -90,15 +90,16 @@ export class MetaHost implements Victim {
   }
 
   #fatal(reason: Error): void {
-    if (this.removed) this.#leave(reason.message)
-    else if (this.device.faulted) this.#exit(reason.message)
+    // A disk that fails ends a process that comes back; only hearing that it is out ends it for good.
+    if (this.device.faulted) this.#exit(reason.message)
+    else if (this.removed) this.#leave(reason.message)
     else this.#context.fail(reason)
   }
 
   #refused(error: unknown): void {
     const failure = asStoreError(error, `start ${this.host.id}`)
-    if (this.removed || (this.#damaged && refusals.includes(failure.code))) this.#leave(failure.message)
-    else if (this.device.faulted || this.joining) this.#exit(failure.message)
+    if (this.device.faulted || this.joining) this.#exit(failure.message)
+    else if (this.removed || (this.#damaged && refusals.includes(failure.code))) this.#leave(failure.message)
     else this.#context.fail(failure)
   }
 

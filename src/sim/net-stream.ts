@@ -7,7 +7,7 @@
  */
 
 import { StoreError } from '../model/errors.ts'
-import type { Duplex, Method } from '../ports/net.ts'
+import type { Duplex, Method, Traffic } from '../ports/net.ts'
 import type { SimProcess } from './clock.ts'
 import { decodeError, encodeError } from './net-errors.ts'
 import type { SimNet } from './net.ts'
@@ -91,6 +91,11 @@ class StreamEnd implements Duplex<unknown, unknown> {
     if (!this.#paused) return
     this.#paused = false
     this.#stream.world.after(0, `${this.host.id} resumed`, this.host, () => this.#deliver())
+  }
+
+  /** Whole messages come and go at once here. */
+  traffic(): Traffic {
+    return { receivedBytes: 0, queuedBytes: 0 }
   }
 
   onMessage(handler: (message: unknown) => void): void {

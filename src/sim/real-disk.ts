@@ -257,12 +257,12 @@ class WatchedEngine implements DiskEngine {
     return this.#engine.openRead(id, offset, length)
   }
 
-  verify(id: ChunkId): Promise<'intact' | 'corrupt' | 'missing'> {
-    return this.#engine.verify(id)
+  verify(id: ChunkId, root?: Uint8Array): Promise<'intact' | 'corrupt' | 'missing'> {
+    return this.#engine.verify(id, root)
   }
 
-  missing(ids: readonly ChunkId[]): Promise<ChunkId[]> {
-    return this.#engine.missing(ids)
+  missing(ids: readonly ChunkId[], roots?: readonly Uint8Array[]): Promise<ChunkId[]> {
+    return this.#engine.missing(ids, roots)
   }
 
   list(from: ChunkId, to: ChunkId, limit: number): Promise<{ ids: ChunkId[]; until: ChunkId }> {

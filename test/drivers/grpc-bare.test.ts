@@ -216,4 +216,23 @@ describe('gRPC streams on bare HTTP/2', () => {
     second.send(Buffer.from('y'))
     expect(await got).equal('y')
   })
+
+  it('fail by their close, and calls by their promise, when an address is none', async () => {
+    const bulk = bytesMethod('/holdfast.v1.Storage/Put', 'stream')
+    const call = bytesMethod('/holdfast.test.One/Call', 'unary')
+    for (const address of ['not an address', 'h:99999', '', 'h', 'h:0', 'user@h:1', 'h/x:1', '999.1.1.1:80', '[::::]:1']) {
+      for (const method of [pipe, bulk]) {
+        const stream = kit.client.open(address, method)
+        stream.send(Buffer.from('x'))
+        stream.end()
+        const error = await new Promise<StoreError | undefined>((resolve) => stream.onClose(resolve))
+        expect(error?.code, `${address} ${method.path}`).equal('UNAVAILABLE')
+      }
+      const error: unknown = await kit.client
+        .call(address, call, Buffer.from('x'), { timeoutMs: 2000 })
+        .catch((thrown: unknown) => thrown)
+      expect(error, address).instanceOf(StoreError)
+      expect((error as StoreError).code, address).equal('UNAVAILABLE')
+    }
+  })
 })

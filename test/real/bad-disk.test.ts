@@ -10,7 +10,15 @@ import { connect } from '../../src/main/index.ts'
 import { isStoreError } from '../../src/model/errors.ts'
 import type { Store } from '../../src/sdk/types.ts'
 import { TestCluster } from '../support/cluster.ts'
-import { cutTail, fillUntil, flipByte, replaceBy, rotTable, smallFilesystem } from '../support/damage.ts'
+import {
+  cutTail,
+  fillUntil,
+  flipByte,
+  replaceBy,
+  rotTable,
+  type SmallFilesystem,
+  smallFilesystem,
+} from '../support/damage.ts'
 import { until } from '../support/processes.ts'
 
 const MiB = 1024 * 1024
@@ -140,17 +148,23 @@ describe('real processes: damage to the files of a meta node', function () {
   })
 })
 
-const small = await smallFilesystem(96)
-if (small === undefined) {
+const tried = await smallFilesystem(1)
+await tried?.remove()
+if (tried === undefined) {
   process.stdout.write('no filesystem can be mounted here (not root): full disks of meta nodes are not tested\n')
 }
 
-if (small !== undefined) {
+if (tried !== undefined) {
   describe('real processes: a full disk under a meta node', function () {
     this.timeout(90_000)
+    let small: SmallFilesystem
+
+    before(async () => {
+      small = (await smallFilesystem(96)) as SmallFilesystem
+    })
 
     after(async () => {
-      await small.remove()
+      await small?.remove()
     })
 
     it('refuses growth below the reserve, takes deletes, and goes on by itself when there is room', async () => {

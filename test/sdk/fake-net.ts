@@ -75,6 +75,7 @@ export class FakeNet implements NetClient {
       },
       pause: () => undefined,
       resume: () => undefined,
+      traffic: () => ({ receivedBytes: 0, queuedBytes: 0 }),
       onMessage: (handler) => {
         onMessage = handler
       },

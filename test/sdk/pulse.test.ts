@@ -2,6 +2,7 @@
 
 import { expect } from 'chai'
 import { Pulse } from '../../src/sdk/pulse.ts'
+import type { Traffic } from '../../src/ports/net.ts'
 import { ManualClock } from '../support/manual-clock.ts'
 
 interface Rig {
@@ -10,12 +11,15 @@ interface Rig {
   waiting: boolean
   asked: number
   silentMs: number | undefined
+  traffic: Traffic
 }
+
+const still: Traffic = { receivedBytes: 0, queuedBytes: 0 }
 
 /** A link whose first answer came after `firstMs`, with a call that waits from then on. */
 function rig(firstMs: number | undefined): Rig {
   const clock = new ManualClock()
-  const out = { clock, waiting: true, asked: 0, silentMs: undefined as number | undefined }
+  const out = { clock, waiting: true, asked: 0, silentMs: undefined as number | undefined, traffic: still }
   const pulse = new Pulse(
     clock,
     () => out.waiting,
@@ -25,6 +29,7 @@ function rig(firstMs: number | undefined): Rig {
     (silentMs) => {
       out.silentMs = silentMs
     },
+    () => out.traffic,
   )
   if (firstMs !== undefined) {
     clock.advance(firstMs)
@@ -32,6 +37,11 @@ function rig(firstMs: number | undefined): Rig {
   }
   pulse.waits()
   return Object.assign(out, { pulse })
+}
+
+/** Time passes in small steps. */
+function pass(one: Rig, byMs: number): void {
+  for (let passedMs = 0; passedMs < byMs; passedMs += 10) one.clock.advance(10)
 }
 
 describe('pulse of a meta link', () => {
@@ -55,6 +65,34 @@ describe('pulse of a meta link', () => {
       one.pulse.heard()
     }
     expect(one.silentMs).equal(undefined)
+  })
+
+  it('takes bytes of a message that is not whole for a sign of life', () => {
+    const one = rig(5)
+    for (let round = 1; round <= 100; round++) {
+      one.clock.advance(50)
+      one.traffic = { receivedBytes: round * 1000, queuedBytes: 0 }
+    }
+    expect(one.silentMs).equal(undefined)
+    pass(one, 600)
+    expect(one.silentMs).be.within(400, 600)
+  })
+
+  it('gives what waits to be sent its time, and an answer its own when it is sent', () => {
+    const one = rig(5)
+    one.traffic = { receivedBytes: 0, queuedBytes: 1024 * 1024 }
+    pass(one, 5_000)
+    expect(one.silentMs).equal(undefined)
+    one.traffic = still
+    pass(one, 390)
+    expect(one.silentMs).equal(undefined)
+    pass(one, 400)
+    expect(one.silentMs).be.within(400, 800)
+    // A line that takes nothing at all is given up.
+    const stuck = rig(5)
+    stuck.traffic = { receivedBytes: 0, queuedBytes: 64 * 1024 }
+    pass(stuck, 2_000)
+    expect(stuck.silentMs).be.within(900, 1_200)
   })
 
   it('is patient with a far node, and with one that was never heard', () => {

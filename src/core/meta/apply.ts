@@ -8,7 +8,7 @@
 
 import { unreachable } from '../../base/assert.ts'
 import { SchemaError } from '../../base/schema.ts'
-import { isStoreError } from '../../model/errors.ts'
+import { type ErrorCode, isStoreError } from '../../model/errors.ts'
 import { unpinChunk } from './chunks.ts'
 import { found, raiseVersion, recovered, reserveChunkIds, resumeDeletes } from './cluster.ts'
 import { type Command, decodeCommand, type Effect, type Reply, versionOf } from './commands.ts'
@@ -53,6 +53,8 @@ export function applyEntry(view: StateView, entry: EntryPosition, command: Comma
   }
 }
 
+const passingRefusals: ReadonlySet<ErrorCode> = new Set<ErrorCode>(['OVERLOADED', 'NO_SPACE'])
+
 function refusal(error: { code: Extract<Reply, { ok: false }>['code']; message: string }): Reply {
   return { ok: false, code: error.code, message: error.message }
 }
@@ -78,7 +80,9 @@ function applyInSession(view: StateView, entry: EntryPosition, body: Extract<Com
     reply = refusal(error)
     tx = begin()
   }
-  settleCall(tx, body, session, encodeReply(command, reply))
+  // Nothing was carried out, and a later try may go well: such a refusal is no answer to keep.
+  const passing = !reply.ok && passingRefusals.has(reply.code)
+  settleCall(tx, body, session, passing ? undefined : encodeReply(command, reply))
   tx.commit()
   return { reply, effects: tx.effects }
 }
@@ -104,8 +108,8 @@ export function applyNothing(view: StateView, entry: EntryPosition): Applied {
 
 /** The leader proposes nothing above the version in force; here it is certain. */
 function checkVersion(tx: Transaction, command: Command): void {
-  const needed = versionOf(command.kind)
-  const { version } = tx.cluster()
+  const { version, incarnation } = tx.cluster()
+  const needed = versionOf(command.kind, incarnation > 1)
   if (version < needed) {
     refuse(
       'INCOMPATIBLE_VERSION',

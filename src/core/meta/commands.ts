@@ -173,10 +173,15 @@ export const command = union({
 })
 export type Command = TypeOf<typeof command>
 
-/** Cluster version that a command needs (rule 15). */
-export function versionOf(kind: Command['kind']): number {
-  return versionTwo.has(kind) ? 2 : 1
+/**
+ * Cluster version that a command needs (rule 15). Once the cluster was `recovered` no older program can read what the
+ * recovery wrote, so what belongs to it needs no version any more.
+ */
+export function versionOf(kind: Command['kind'], recovered: boolean): number {
+  return versionTwo.has(kind) || (afterRecovery.has(kind) && !recovered) ? 2 : 1
 }
+
+const afterRecovery: ReadonlySet<Command['kind']> = new Set(['reserveChunkIds', 'resumeDeletes'])
 
 const versionTwo: ReadonlySet<Command['kind']> = new Set([
   'setQuota',
@@ -185,9 +190,6 @@ const versionTwo: ReadonlySet<Command['kind']> = new Set([
   'closeSession',
   'expireSessions',
   'inSession',
-  'recovered',
-  'reserveChunkIds',
-  'resumeDeletes',
 ])
 
 export function encodeCommand(value: Command): Uint8Array {

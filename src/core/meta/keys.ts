@@ -44,13 +44,6 @@ function putId(key: Uint8Array, at: number, hex: string): void {
   assert(hex.length === 2 * idLength && putHex(key, at, hex), 'id has 32 hex digits')
 }
 
-/** Bytes of an id of 32 hex digits. */
-export function idBytes(hex: string): Uint8Array {
-  const bytes = allocateBytes(idLength)
-  putId(bytes, 0, hex)
-  return bytes
-}
-
 function ofU32(prefix: string, value: number): Uint8Array {
   const key = start(prefix, 4)
   putU32(key, 1, value)

@@ -230,7 +230,7 @@ export const sessionRecord = struct({
   ttlMs: uint,
   /** Each call puts it off. The leader proposes the expiry after it; a session lives until it is forgotten. */
   expiresMs: uint,
-  /** Calls below were answered, and their replies are forgotten. */
+  /** Calls below were answered, and their replies are forgotten. The largest number there is: the session was closed. */
   lowest: uint,
   /** Calls whose replies are kept, rising; at most `sessionCallsMax`. */
   kept: list(uint),

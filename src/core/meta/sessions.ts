@@ -4,8 +4,9 @@
  *
  * Invariants: a session lives until an entry forgets it, which only its client or the committed time brings about; a
  * full table refuses new sessions and never drops one; a call whose number is known gets the reply that is kept, one
- * below `lowest` or of a session that is gone is never carried out (again); a refusal is a reply like any other; a
- * session keeps at most `sessionCallsMax` replies.
+ * below `lowest` or of a session that is gone is never carried out (again); a refusal is a reply like any other, unless it
+ * passes by itself (apply.ts): then the call is carried out when it comes again; a session keeps at most
+ * `sessionCallsMax` replies.
  */
 
 import { assert } from '../../base/assert.ts'
@@ -16,7 +17,7 @@ import { type SessionRecord, sessionRecord } from './records.ts'
 import { demand, refuse } from './refuse.ts'
 import type { Transaction } from './view.ts'
 
-/** Sessions of a cluster. */
+/** Sessions of a cluster, with those that were closed lately. */
 export const sessionsMax = 16_384
 /** Calls of one session that may be unanswered, as far as the cluster knows. */
 export const sessionCallsMax = 256
@@ -24,6 +25,8 @@ export const sessionCallsMax = 256
 export const sessionsForgottenMax = 15
 /** Life of a session without a call. */
 export const sessionTtlMs: number = 15 * 60_000
+/** `lowest` of a session that was closed: every call lies below. */
+const closedLowest: number = Number.MAX_SAFE_INTEGER
 const ttlMinMs = 1_000
 const ttlMaxMs: number = 24 * 3_600_000
 
@@ -35,8 +38,9 @@ const raw: Schema<Uint8Array> = {
 
 export function openSession(tx: Transaction, id: string, wantedMs: number): Reply {
   const known = tx.get(keys.session(id), sessionRecord)
+  if (known?.lowest === closedLowest) gone(id)
   if (known === undefined && tx.counters.sessions >= sessionsMax) {
-    refuse('OVERLOADED', `the cluster has ${sessionsMax} client sessions: close some, or go on without one`)
+    refuse('OVERLOADED', `the cluster has ${sessionsMax} client sessions: try again later, or go on without one`)
   }
   const ttlMs = known?.ttlMs ?? Math.min(Math.max(wantedMs, ttlMinMs), ttlMaxMs)
   const expiresMs = tx.nowMs + ttlMs
@@ -53,7 +57,7 @@ export function keepSession(tx: Transaction, id: string): void {
 
 function mustSession(tx: Transaction, id: string): SessionRecord {
   const session = tx.get(keys.session(id), sessionRecord)
-  if (session === undefined) gone(id)
+  if (session === undefined || session.lowest === closedLowest) gone(id)
   return session
 }
 
@@ -61,10 +65,20 @@ function gone(id: string): never {
   refuse('SESSION_EXPIRED', `session ${id} is gone: this call was not carried out; open a new session`)
 }
 
-/** Forgets the session and its replies. Nothing happens when it is gone. */
+/**
+ * Ends the session and forgets its replies. Nothing happens when it is gone. Its id is kept for as long as it would have
+ * lived without a call, so that an `openSession` that comes late does not begin it anew, with calls that were carried out.
+ */
 export function closeSession(tx: Transaction, id: string): void {
   const session = tx.get(keys.session(id), sessionRecord)
-  if (session === undefined) return
+  if (session === undefined || session.lowest === closedLowest) return
+  for (const sequence of session.kept) tx.del(keys.keptReply(id, sequence))
+  const expiresMs = tx.nowMs + session.ttlMs
+  tx.put(keys.session(id), sessionRecord, { ...session, lowest: closedLowest, kept: [], expiresMs })
+  tx.effect({ kind: 'session', session: id, open: true, expiresMs })
+}
+
+function forgetSession(tx: Transaction, id: string, session: SessionRecord): void {
   for (const sequence of session.kept) tx.del(keys.keptReply(id, sequence))
   tx.del(keys.session(id))
   tx.count({ sessions: tx.counters.sessions - 1 })
@@ -76,7 +90,7 @@ export function expireSessions(tx: Transaction, ids: readonly string[]): void {
   demand(ids.length <= sessionsForgottenMax, `${ids.length} sessions at once: name at most ${sessionsForgottenMax}`)
   for (const id of ids) {
     const session = tx.get(keys.session(id), sessionRecord)
-    if (session !== undefined && session.expiresMs <= tx.nowMs) closeSession(tx, id)
+    if (session !== undefined && session.expiresMs <= tx.nowMs) forgetSession(tx, id, session)
   }
 }
 

@@ -6,9 +6,12 @@
  * vote was durable must not be able to win the same term twice. A node counts its own vote when it is durable.
  * Pre-votes change nothing at anybody; they keep a node that cannot win from raising the term.
  * Who may vote is not asked: a candidate asks those who decide by its own configuration, and one that is behind (a
- * learner that was promoted meanwhile, a member that does not know the candidate yet) must be able to help.
+ * learner that was promoted meanwhile, a member that does not know the candidate yet) must be able to help. A learner that
+ * cannot help, because it has more than the candidate, leads itself when the voters want it: its promotion may have begun,
+ * and then there is nobody else who could. It counts in no majority; when it has committed what it has it steps aside.
  */
 
+import { termMax } from '../../model/fence.ts'
 import type { Message, VoteReply, VoteRequest } from './messages.ts'
 import { lead } from './leader.ts'
 import { isFull, isWitness } from './membership.ts'
@@ -23,11 +26,12 @@ const rankTicks = 2
 
 /**
  * True when this node may lead: it holds everything, and decides under a configuration that may be in force. A node
- * whose removal is not known to be committed is still needed to commit it.
+ * whose removal is not known to be committed is still needed to commit it; a learner that was asked in vain is needed too.
  */
 function mayCampaign(state: RaftState): boolean {
-  if (isWitness(state.roster.roleOf(state.id))) return false
-  if (state.isVoter) return true
+  const role = state.roster.roleOf(state.id)
+  if (isWitness(role) || state.term >= termMax) return false
+  if (state.isVoter || (role === 'learner' && state.askedInVain)) return true
   const { log, id } = state
   const possible = log.configsFrom(log.commit)
   return possible.some(({ config }) => config.members.some((member) => member.id === id && isFull(member.role)))
@@ -121,6 +125,10 @@ export function handleVoteRequest(state: RaftState, request: VoteRequest): void 
   }
   const term = granted ? request.term : state.term
   state.emit({ kind: 'voteReply', to: request.from, term, pre: request.pre, granted }, true)
+  if (granted || state.roster.roleOf(state.id) !== 'learner' || state.role !== 'follower' || state.leader !== '') return
+  if (state.log.isUpToDate(request.lastIndex, request.lastTerm)) return
+  state.askedInVain = true
+  campaign(state, 'pre')
 }
 
 export function handleVoteReply(state: RaftState, reply: VoteReply): void {

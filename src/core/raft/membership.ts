@@ -7,6 +7,7 @@
  * replaced); `leaveJoint(plan)` is what was asked for.
  */
 
+import { isAddress } from '../../model/address.ts'
 import type { NodeId } from '../../model/ids.ts'
 import { hasQuorum, type VoterGroups, voterGroups } from './quorum.ts'
 import type { ClusterConfig, Member, MemberChange, MemberRole } from './types.ts'
@@ -76,12 +77,14 @@ function planAny(config: ClusterConfig, change: MemberChange, facts: ChangeFacts
   if (change.kind === 'promote') return planPromote(config, member, facts)
   if (change.kind === 'remove') return planRemove(config, member, facts)
   if (change.addresses.length === 0) return { why: `${change.id} needs an address` }
+  if (!change.addresses.every(isAddress)) return { why: `an address of ${change.id} is not host:port` }
   return { config: replace(config, { ...member, addresses: change.addresses }) }
 }
 
 function planAdd(config: ClusterConfig, member: Member): Plan {
   const { id, incarnation, addresses, role } = member
   if (id === '' || addresses.length === 0) return { why: 'a member needs an id and an address' }
+  if (!addresses.every(isAddress)) return { why: `an address of ${id} is not host:port` }
   if (!/^[0-9a-f]{32}$/.test(incarnation)) return { why: `the incarnation of ${id} is not 32 hex digits` }
   if (config.members.some((other) => other.id === id)) return { why: `${id} is a member already` }
   const twin = config.members.find((other) => other.incarnation === incarnation)

@@ -4,7 +4,8 @@
  * `from` and `to` are not encoded: the frame that carries messages names both and is checked before its messages are
  * looked at. Decoding is total: bytes that are no message give SchemaError. A tag never changes meaning.
  * Invariants of received messages that the core relies on are checked here (`decodeMessage`), so that no peer can break
- * an assertion of ours: entries are contiguous, terms do not decrease and do not exceed the message's term.
+ * an assertion of ours: entries are contiguous, terms do not decrease and do not exceed the message's term, which is
+ * within the bound that fences rest on.
  */
 
 import {
@@ -23,6 +24,7 @@ import {
   union,
 } from '../../base/schema.ts'
 import { copyBytes, fromHex, toHex } from '../../base/bytes.ts'
+import { termMax } from '../../model/fence.ts'
 import type { NodeId } from '../../model/ids.ts'
 import { decodeReceipt } from './receipts.ts'
 import { type ClusterConfig, type Entry, entryTypes, memberRoles } from './types.ts'
@@ -203,6 +205,7 @@ export function encodeMessage(message: Message): Uint8Array {
 /** Throws SchemaError unless `encoded` is one well-formed message. Payloads are copied, so that none pins its frame. */
 export function decodeMessage(encoded: Uint8Array, from: NodeId, to: NodeId): Message {
   const value = decode(body, encoded)
+  if (value.term > termMax) throw new SchemaError('the term is out of bounds')
   if (value.kind === 'append') {
     checkEntries(value.prevIndex, value.prevTerm, value.term, value.entries)
     const entries = value.entries.map((item) => ({ ...item, payload: copyBytes(item.payload) }))
@@ -215,6 +218,7 @@ export function decodeMessage(encoded: Uint8Array, from: NodeId, to: NodeId): Me
 }
 
 function checkEntries(prevIndex: number, prevTerm: number, term: number, entries: readonly Entry[]): void {
+  if (prevTerm > term) throw new SchemaError('terms of entries are out of order')
   let index = prevIndex
   let last = prevTerm
   for (const item of entries) {

@@ -72,10 +72,11 @@ function stepAside(state: RaftState): void {
   if (successor === undefined || !transferTo(state, successor)) state.becomeFollower(state.term, '')
 }
 
-/** A removed leader that could not hand over leaves its post. True when it did. */
+/** A leader that is no voter and could not hand over leaves its post. True when it did. */
 export function tickRemoved(state: RaftState): boolean {
-  const { index } = state.log.config
-  if (state.isVoter || index > state.log.commit || state.transferee !== '') return false
+  const { log } = state
+  const settled = log.config.index <= log.commit && state.firstOwnIndex <= log.commit
+  if (state.isVoter || !settled || state.transferee !== '') return false
   state.becomeFollower(state.term, '')
   return true
 }

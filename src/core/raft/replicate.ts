@@ -91,11 +91,13 @@ function emitAppend(
   progress.sent(prevIndex + entries.length, bytes)
 }
 
-/** Entries that were asked for with a fetch task have been read. */
-export function fetched(state: RaftState, to: NodeId, entries: readonly Entry[]): void {
+/** Entries that were asked for with a fetch task have been read. A witness may have less than when they were asked for. */
+export function fetched(state: RaftState, to: NodeId, read: readonly Entry[]): void {
   const progress = state.progress.get(to)
   if (progress === undefined || !progress.fetching) return
   progress.fetching = false
+  const end = endFor(state, progress)
+  const entries = read.filter(({ index }) => index <= end)
   const first = entries[0]
   const usable =
     first !== undefined &&

@@ -9,6 +9,7 @@
 
 import { assert } from '../../base/assert.ts'
 import { Prng } from '../../base/prng.ts'
+import { termMax } from '../../model/fence.ts'
 import type { NodeId } from '../../model/ids.ts'
 import { RaftLog } from './log.ts'
 import type { Message } from './messages.ts'
@@ -66,6 +67,9 @@ export class RaftState {
   lastLeader: NodeIdOrNone = ''
   sinceLeader = 0
 
+  /** Learner: its log is newer than that of a candidate, and no leader was heard of since. */
+  askedInVain = false
+
   readonly votes = new Map<NodeId, boolean>()
   /** Leader: of every other member and of those that just left, sorted by id. */
   readonly progress = new Map<NodeId, Progress>()
@@ -77,6 +81,8 @@ export class RaftState {
   transferElapsed = 0
   /** Leader: commits with the witness alone (witness.ts). */
   solo = false
+  /** Leader: its newest entry that says so; 0 when there is none of its term. */
+  soloIndex = 0
   /** Leader with a witness: the last entry that a full member is waited for, and for how many ticks. */
   pairMark = 0
   pairWait = 0
@@ -163,6 +169,7 @@ export class RaftState {
     this.lastLeader = leader
     this.sinceLeader = 0
     this.electionElapsed = 0
+    this.askedInVain = false
     if (!this.hurried) return
     this.hurried = false
     this.electionTimeout = this.#drawTimeout()
@@ -211,6 +218,7 @@ export class RaftState {
     this.uncommittedBytes = 0
     this.firstOwnIndex = 0
     this.solo = false
+    this.soloIndex = 0
     this.pairMark = 0
     this.pairWait = 0
     this.fetches = []
@@ -220,7 +228,7 @@ export class RaftState {
   }
 
   #setTerm(term: number): void {
-    assert(term >= this.#term && Number.isSafeInteger(term), 'the term never goes back')
+    assert(term >= this.#term && term <= termMax, 'the term never goes back, and stays within its bound')
     if (term === this.#term) return
     this.#term = term
     this.#vote = ''
@@ -256,6 +264,7 @@ export class RaftState {
     this.#reset()
     this.role = 'leader'
     this.leader = this.id
+    this.askedInVain = false
     this.uncommittedBytes = this.log.bytesOf(this.log.commit + 1, this.log.lastIndex)
     this.adoptMembers()
     const lost = this.progress.get(this.lastLeader)

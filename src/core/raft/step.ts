@@ -3,9 +3,10 @@
  *
  * Messages are not refused because their sender is no member: the configuration of a node that lags does not name a
  * leader or candidate that came later, and following it is how the node learns of it. The transport has checked the
- * cluster and, of members, the incarnation. Three rules keep a stranger from disturbing: its vote requests are not
+ * cluster and, of members, the incarnation. Four rules keep a stranger from disturbing: its vote requests are not
  * supported while a leader is alive; its answers do not carry a newer term in, and count for nothing, because what
- * counts is asked of the configuration; and it cannot lead without the votes of a majority.
+ * counts is asked of the configuration; it carries in no term that is far ahead, so that no single message can use up
+ * the terms there are; and it cannot lead without the votes of a majority.
  */
 
 import { handleVoteReply, handleVoteRequest, supportsLeader } from './election.ts'
@@ -13,6 +14,9 @@ import { handleAppend, handleHeartbeat, handleReadReply, handleSnapshotOffer, ha
 import { handleAppendReply, handleHeartbeatReply, handleReadRequest } from './leader.ts'
 import type { Message } from './messages.ts'
 import type { RaftState } from './state.ts'
+
+/** How far above this node's a term may be that somebody unknown carries in. */
+const strangerTermsMax = 65_536
 
 type FromLeader = Extract<Message, { kind: 'append' | 'heartbeat' | 'snapshot' }>
 
@@ -30,9 +34,14 @@ export function step(state: RaftState, message: Message): void {
   dispatch(state, message)
 }
 
-/** Leaders and candidates may be unknown here. Whoever answers was asked by this node, so it is a member. */
+/**
+ * Leaders and candidates may be unknown here. Whoever answers was asked by this node, so it is a member. A node that missed
+ * more elections than `strangerTermsMax` and knows no member any more is replaced.
+ */
 function mayRaiseTerm(state: RaftState, message: Message): boolean {
-  return isFromLeader(message) || message.kind === 'vote' || state.isMember(message.from)
+  if (state.isMember(message.from)) return true
+  const near = message.term - state.term <= strangerTermsMax
+  return near && (isFromLeader(message) || message.kind === 'vote')
 }
 
 /** Tells a sender with an older term about the newer one, so that it does not stay stuck. */

@@ -7,7 +7,8 @@
  * kept up for an election timeout, the leader is alone: it notes that with a `solo` entry, sends to the witness what is
  * on its own disk and commits with it. From then on the witness is ahead of the silent member and does not elect it, so
  * an entry that was acknowledged by the pair is never replaced; and never ahead of the leader, which it must be able to
- * elect again. That ends when the member has caught up with all that the witness was sent.
+ * elect again. That ends when the member has caught up with all that the witness was sent, the `solo` entry included:
+ * it is committed then, so that a member that is slow again and again does not make the log grow by such entries alone.
  * Invariants: no entry is sent to a witness that is not on the leader's disk; without `solo`, none that no other full
  * member has acknowledged.
  */
@@ -62,11 +63,11 @@ export function considerSolo(state: RaftState, ticks: number): void {
   if (!state.solo) {
     if (!others.every((other) => isLate(state, other))) return
     state.solo = true
-    state.appendOwn('solo', emptyBytes)
+    if (state.soloIndex <= state.log.commit) state.soloIndex = state.appendOwn('solo', emptyBytes).index
     return
   }
   const sent = [...state.progress.values()].filter(({ witness }) => witness).map(({ furthest }) => furthest)
-  const all = Math.max(state.log.commit, ...sent)
+  const all = Math.max(state.log.commit, state.soloIndex, ...sent)
   if (others.some((other) => other.state === 'replicate' && !isLate(state, other) && other.match >= all)) {
     state.solo = false
   }

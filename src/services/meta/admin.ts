@@ -6,6 +6,7 @@
  */
 
 import { bucketsMax } from '../../core/meta/namespace.ts'
+import { isAddress } from '../../model/address.ts'
 import { StoreError } from '../../model/errors.ts'
 import { isNodeId } from '../../model/ids.ts'
 import { quote } from '../../model/names.ts'
@@ -31,7 +32,6 @@ export interface AdminCalls {
 
 /** A caller waits this long for a change of members; the change itself goes on. */
 const memberChangeMs = 40_000
-const addressMax = 261
 
 export function createAdminCalls(deps: HandlerDeps): AdminCalls {
   const now = (): number => deps.env.clock.wallMs()
@@ -97,7 +97,7 @@ async function addMember(
 ): Promise<holdfast.v1.MetaMembersReply.$Properties> {
   const { id, address } = request
   checkNode(id, 'id')
-  if (address.length > addressMax || !/^.+:[0-9]{1,5}$/.test(address)) {
+  if (!isAddress(address)) {
     throw new StoreError('INVALID_ARGUMENT', `field address ${quote(address)} is not host:port`)
   }
   mustLead(deps)

@@ -10,6 +10,7 @@
  */
 
 import { toHex } from '../../base/bytes.ts'
+import { isAddress } from '../../model/address.ts'
 import { StoreError } from '../../model/errors.ts'
 import { isHexId } from '../../model/ids.ts'
 import type { Env } from '../../ports/env.ts'
@@ -135,7 +136,7 @@ export class Formation {
       const replies = await Promise.all(others.map((peer) => this.hello(peer)))
       if (this.#current().clusterId !== '') break
       const formed = newestOf(replies)
-      if (formed !== undefined) await this.#meet(formed)
+      if (formed !== undefined) await this.#meet(formed, foundersOf(formed, replies))
       else if (this.#mayFound(others, replies)) await this.#found(others, replies)
       else await this.#pause(retryMs)
     }
@@ -149,7 +150,8 @@ export class Formation {
     const whole = { ...request, addresses: [...this.#config.advertise] }
     try {
       const reply = await this.#env.net.call(peer.address, raftMethods.hello, whole, { timeoutMs: helloTimeoutMs })
-      if (reply.node === peer.id && isHexId(reply.incarnation)) return reply
+      const usable = [...reply.members, ...reply.founders].every(isUsable)
+      if (reply.node === peer.id && isHexId(reply.incarnation) && usable) return reply
       this.#say('warn', 'another node answers at the address of a peer', { peer: peer.id, found: reply.node })
     } catch (error) {
       this.#env.log.debug('peer does not answer', { peer: peer.id, reason: reasonOf(error) })
@@ -223,18 +225,20 @@ export class Formation {
   }
 
   /** A peer belongs to a cluster: so do we if it lists this very directory; else we wait to be added, or are refused. */
-  async #meet(formed: Hello): Promise<void> {
+  async #meet(formed: Hello, founders: readonly Member[]): Promise<void> {
     const { node: id, incarnation } = this.#current()
     const { clusterId } = formed
     const clusterIncarnation = formed.clusterIncarnation || 1
     const members = formed.members.map(fromWire)
-    // Version 1 knows only founders.
-    const founders = formed.founders.length > 0 ? formed.founders.map(fromWire) : members
     const isSelf = (member: Member): boolean => member.id === id && member.incarnation === incarnation
     const address = this.#config.advertise[0] ?? this.#config.listen
     const add = `holdfast meta add ${id}=${address}`
     if (!isHexId(clusterId)) {
       await this.#pause(retryMs)
+    } else if (members.some(isSelf) && clusterIncarnation === 1 && founders.length === 0) {
+      // Its log begins with the founders' entry, or with nothing: only a founder can tell.
+      this.#say('info', 'waiting for a founder of the cluster to answer', { cluster: clusterId })
+      await this.#pause(waitingMs)
     } else if (members.some(isSelf)) {
       const founded = clusterIncarnation === 1 && founders.some(isSelf)
       const joinIndex = founded ? undefined : formed.configIndex
@@ -309,7 +313,7 @@ export class Formation {
     const { node, incarnation, witness } = this.#current()
     const members = request.members.map(fromWire)
     const self = members.find((member) => member.id === node)
-    const whole = isHexId(request.clusterId) && members.every((member) => isHexId(member.incarnation))
+    const whole = isHexId(request.clusterId) && request.members.every(isUsable)
     if (!whole || self?.incarnation !== incarnation || (self.role === 'witness') !== witness) return { accepted: false }
     const { clusterId, from } = request
     const clusterIncarnation = request.clusterIncarnation || 1
@@ -351,6 +355,23 @@ function newestOf(replies: readonly (Hello | undefined)[]): Hello | undefined {
     (a, b) =>
       (b?.clusterIncarnation || 1) - (a?.clusterIncarnation || 1) || (b?.configIndex ?? 0) - (a?.configIndex ?? 0),
   )[0]
+}
+
+/**
+ * The members that the cluster of `formed` was founded with; none when nobody who answered knows. Only founders know; at
+ * version 1 every member is one.
+ */
+function foundersOf(formed: Hello, replies: readonly (Hello | undefined)[]): readonly Member[] {
+  const told = replies.flatMap((reply) => {
+    if (reply?.clusterId !== formed.clusterId) return []
+    if (reply.founders.length > 0) return [reply.founders]
+    return (reply.versionMax || 1) === 1 ? [reply.members] : []
+  })
+  return (told[0] ?? []).map(fromWire)
+}
+
+function isUsable({ incarnation, addresses }: holdfast.v1.Member): boolean {
+  return isHexId(incarnation) && addresses.every(isAddress)
 }
 
 export function toWire(member: Member): holdfast.v1.Member.$Properties {

@@ -20,7 +20,16 @@ import { type AdminCalls, createAdminCalls } from './admin.ts'
 import type { MetaMachine } from './machine.ts'
 import { type Accepted, finish, mustLead, proposeTo, type Ticket, unexpected, withLeader } from './propose.ts'
 import type { MetaSnapshot } from './queries.ts'
-import { type DiskView, listBuckets, listObjects, manifestPage, openObject, type ReadView, statChunk } from './reads.ts'
+import {
+  type DiskView,
+  isCommitted,
+  listBuckets,
+  listObjects,
+  manifestPage,
+  openObject,
+  type ReadView,
+  statChunk,
+} from './reads.ts'
 import { recordDisks } from './record-disks.ts'
 import {
   chunkId,
@@ -170,19 +179,18 @@ function readCalls(deps: HandlerDeps): ReadCalls {
       return openObject(view, await disksOf(deps), request)
     },
     /**
-     * Pages of a manifest never change, so what this node has applied is as good as what is committed; that a page is gone
-     * is said only after a barrier, because this node may not know the manifest yet.
+     * Pages of a committed manifest never change, so what this node has applied is as good as what is committed. That the
+     * manifest is in another state, or that there is no such page, is believed only after a barrier: this node may be late.
      */
     manifestPage: async (request) => {
       if (!followersRead(deps)) mustLead(deps)
       const disks = await disksOf(deps)
-      try {
-        return await manifestPage(view, disks, request)
-      } catch (error) {
-        if (!isStoreError(error) || error.code !== 'CHANGED') throw error
-        await linearizable(deps)
-        return await manifestPage(view, disks, request)
+      if (isCommitted(view, request)) {
+        const page = await manifestPage(view, disks, request).catch(() => undefined)
+        if (page !== undefined) return page
       }
+      await linearizable(deps)
+      return manifestPage(view, disks, request)
     },
     listObjects: (request) => listed(deps, (image) => listObjects(image, request)),
     statChunk: async (request) => {

@@ -246,11 +246,11 @@ export class LogStore {
     })
   }
 
-  /** Writes the second copy of a term and vote that the slots hold already; not synced. */
-  note(hard: HardState, commit: number): Promise<void> {
+  /** Writes the second copy of a term and vote that the slots hold already. */
+  note(hard: HardState, commit: number, sync = false): Promise<void> {
     return this.#exclusive(async () => {
       const watermark = this.#watermark
-      await this.#write([{ type: 'put', key: hardKey, value: seal(hardRecord, { ...hard, commit, watermark }) }], false)
+      await this.#write([{ type: 'put', key: hardKey, value: seal(hardRecord, { ...hard, commit, watermark }) }], sync)
       this.#hard = hard
       this.#commit = commit
     })

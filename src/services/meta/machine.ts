@@ -98,6 +98,8 @@ class Machine implements MetaMachine {
   #applied: AppliedRecord = nothingApplied
   #cluster: ClusterFacts | undefined
   #busy = false
+  /** Resolves when the store that an install replaced is gone. */
+  #leaving: Promise<void> = Promise.resolve()
 
   constructor(stores: MetaStores, clock: Pick<Clock, 'after'> | undefined) {
     this.#stores = stores
@@ -126,10 +128,8 @@ class Machine implements MetaMachine {
 
   #use(kv: Kv): void {
     this.#applied = readApplied(kv)
-    const failed = (error: unknown): void => {
-      for (const handler of this.#failureHandlers) handler(error)
-    }
-    this.#open = { kv, pending: new Pending(kv, this.#applied.index, this.#clock, failed), hot: new HotRecords() }
+    const pending = new Pending(kv, this.#applied.index, this.#clock, (error) => this.#fail(error))
+    this.#open = { kv, pending, hot: new HotRecords() }
     this.#cluster = this.points.cluster()
   }
 
@@ -198,8 +198,14 @@ class Machine implements MetaMachine {
     })
   }
 
-  async install(index: number, term: number, pieces: AsyncIterable<Uint8Array>): Promise<void> {
+  async install(
+    index: number,
+    term: number,
+    pieces: AsyncIterable<Uint8Array>,
+    ready?: () => Promise<void>,
+  ): Promise<void> {
     await this.#alone(async () => {
+      await this.#leaving
       const old = this.#opened
       await old.pending.flushed()
       const number = this.#number + 1
@@ -209,6 +215,7 @@ class Machine implements MetaMachine {
       try {
         const applied = await fill(kv, pieces)
         if (applied.index !== index || applied.term !== term) throw damaged('it is not the one that was announced')
+        await ready?.()
       } catch (error) {
         await kv.close()
         await this.#stores.kv.destroy(name)
@@ -219,9 +226,23 @@ class Machine implements MetaMachine {
       this.#number = number
       checkVersion(this.#cluster?.version ?? 0, 'install a snapshot of the metadata state')
       this.#tellCluster()
-      await old.kv.close()
-      await this.#stores.kv.destroy(storeName(number - 1))
+      // Who waits for the new state does not wait for the end of the old one.
+      this.#leaving = this.#discard(old.kv, storeName(number - 1))
     })
+  }
+
+  /** Never rejects: when it fails the node stops, and the next start clears away what is left. */
+  async #discard(kv: Kv, name: string): Promise<void> {
+    try {
+      await kv.close()
+      await this.#stores.kv.destroy(name)
+    } catch (error) {
+      this.#fail(error)
+    }
+  }
+
+  #fail(error: unknown): void {
+    for (const handler of this.#failureHandlers) handler(error)
   }
 
   async snapshotQueries(): Promise<MetaSnapshot> {
@@ -234,6 +255,7 @@ class Machine implements MetaMachine {
     if (opened === undefined) return
     // What could not be written is in the log.
     await opened.pending.flushed().catch(() => undefined)
+    await this.#leaving
     await opened.kv.close()
   }
 

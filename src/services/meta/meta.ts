@@ -26,8 +26,6 @@ const drainMs = 2_000
 const foundRetryMs = 200
 /** A new cluster waits so long to hear what every member supports, before it begins with the oldest version. */
 const hearMs = 3_000
-/** Cluster version from which the state can be told of a recovery. */
-const recoveryVersion = 2
 
 /** One meta node. `bind`, then `start`, then `stop`. */
 export interface MetaNode {
@@ -227,8 +225,6 @@ class Node implements MetaNode {
       const cluster = this.#machine.cluster()
       const incarnation = this.#replicator.clusterIncarnation()
       if (this.#leads !== term || cluster === undefined || cluster.incarnation >= incarnation) return
-      // Until the version is raised the leader alone knows, and holds deletes by itself.
-      if (cluster.version < recoveryVersion) return
       await this.#tryPropose({ kind: 'recovered', nowMs: this.#env.clock.wallMs(), incarnation })
       if ((this.#machine.cluster()?.incarnation ?? 0) >= incarnation) {
         this.#env.log.warn('the metadata was recovered: deletes are held', { incarnation })

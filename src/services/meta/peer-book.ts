@@ -2,9 +2,10 @@
  * What a meta node has heard of its peers beside Raft's messages: the version their program supports, whether their disk
  * is almost full, where they are reached, and when they were heard last. Never stored.
  *
- * Invariant: bounded; beyond `peersMax` ids the one that was heard of first is forgotten.
+ * Invariant: bounded; beyond `peersMax` ids the one that was heard of first is forgotten, strangers before members.
  */
 
+import { isAddress } from '../../model/address.ts'
 import type { NodeId } from '../../model/ids.ts'
 import type { Clock } from '../../ports/clock.ts'
 
@@ -30,17 +31,22 @@ interface Page {
 
 export class PeerBook {
   readonly #clock: Clock
+  readonly #isMember: (id: NodeId) => boolean
   readonly #pages = new Map<NodeId, Page>()
 
-  constructor(clock: Clock) {
+  constructor(clock: Clock, isMember: (id: NodeId) => boolean) {
     this.#clock = clock
+    this.#isMember = isMember
   }
 
   #page(id: NodeId): Page {
     const known = this.#pages.get(id)
     if (known !== undefined) return known
-    const oldest = this.#pages.keys().next().value
-    if (this.#pages.size >= peersMax && oldest !== undefined) this.#pages.delete(oldest)
+    if (this.#pages.size >= peersMax) {
+      const ids = Array.from(this.#pages.keys())
+      const forgotten = ids.find((other) => !this.#isMember(other)) ?? ids[0]
+      if (forgotten !== undefined) this.#pages.delete(forgotten)
+    }
     const news = { versionMax: 0, lowSpace: false }
     const page: Page = { news, heardMs: undefined, addresses: [], worked: undefined }
     this.#pages.set(id, page)
@@ -69,7 +75,8 @@ export class PeerBook {
   }
 
   learned(id: NodeId, addresses: readonly string[]): void {
-    if (addresses.length > 0) this.#page(id).addresses = addresses.slice(0, addressesMax)
+    const usable = addresses.filter(isAddress)
+    if (usable.length > 0) this.#page(id).addresses = usable.slice(0, addressesMax)
   }
 
   worked(id: NodeId, address: string): void {

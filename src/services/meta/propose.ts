@@ -57,7 +57,13 @@ export function withLeader(replicator: Pick<Replicator, 'status'>, error: unknow
 /** Proposes a command and resolves with its reply; a refusal rejects. */
 export async function proposeTo(deps: WriteDeps, command: Command, ticket?: Ticket): Promise<Accepted> {
   mustLead(deps)
-  const rules = { version: deps.machine.cluster()?.version, lowSpace: deps.replicator.lowSpace() }
+  const cluster = deps.machine.cluster()
+  const rules = {
+    version: cluster?.version,
+    lowSpace: deps.replicator.lowSpace(),
+    told: cluster?.incarnation ?? 1,
+    own: deps.replicator.clusterIncarnation(),
+  }
   checkProposal(command, rules)
   let logged = command
   if (ticket !== undefined) {

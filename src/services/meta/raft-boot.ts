@@ -7,6 +7,7 @@
  */
 
 import { StoreError } from '../../model/errors.ts'
+import { termMax } from '../../model/fence.ts'
 import type { Kv } from '../../ports/kv.ts'
 import { encodeConfig } from '../../core/raft/messages.ts'
 import type { HardState, RaftOptions } from '../../core/raft/types.ts'
@@ -47,6 +48,11 @@ export async function bootRaft(
     const slots = await prepare(stores, formation, kv)
     const { store, recovered, hardState } = await openVerified(kv, slots, durableIndex, cacheBytes)
     const { base, termRuns, lastIndex, configs, tail, cut } = recovered
+    const second = recovered.hardState
+    // A crash came between the two copies. Nothing is said before both know: one slot may yet be lost.
+    if (second.term !== hardState.term || second.vote !== hardState.vote) {
+      await store.note(hardState, recovered.commit, true)
+    }
     // Entry 1 is the same on every member by construction, so it is committed from the start.
     const commit = Math.max(recovered.commit, durableIndex ?? 0, base.index, Math.min(1, lastIndex))
     const applied = durableIndex ?? commit
@@ -120,6 +126,7 @@ function check(recovered: RecoveredLog, hard: HardState, appliedIndex: number): 
   const second = recovered.hardState
   const ahead =
     second.term > hard.term || (second.term === hard.term && second.vote !== '' && second.vote !== hard.vote)
+  if (hard.term > termMax) throw lost(`the hard state is of term ${hard.term}, which no cluster reaches`)
   if (ahead) throw lost(`the log knows of term ${second.term} and the hard state only of term ${hard.term}`)
   const lastTerm = recovered.termRuns.at(-1)?.term ?? recovered.base.term
   if (lastTerm > hard.term) throw lost(`the log ends in term ${lastTerm} and the hard state is of term ${hard.term}`)

@@ -9,8 +9,10 @@
  * no longer leads or stops.
  */
 
+import { isAddress } from '../../model/address.ts'
 import { asStoreError, StoreError } from '../../model/errors.ts'
 import { isHexId, type NodeId } from '../../model/ids.ts'
+import { quote } from '../../model/names.ts'
 import type { Env } from '../../ports/env.ts'
 import type { MetaConfig } from '../../config/types.ts'
 import type { Raft } from '../../core/raft/raft.ts'
@@ -31,6 +33,8 @@ const catchUpMs = 60_000
 const turnMs = 10_000
 /** A member this many entries behind would hold up all writes while leadership is handed to it. */
 const transferLagMax = 4096
+/** Addresses of one member. */
+const addressesMax = 8
 /** Changes of members need this cluster version (docs/RULES.md, rule 15). */
 const membershipVersion = 2
 
@@ -68,6 +72,8 @@ export class Members {
   readonly #host: MemberHost
   readonly #watches = new Set<Watch>()
   readonly #rounds = new Map<NodeId, Round>()
+  /** Looking whether a member is where it is said to be. */
+  #claiming = false
 
   constructor(host: MemberHost) {
     this.#host = host
@@ -96,6 +102,7 @@ export class Members {
   async add(id: NodeId, address: string): Promise<boolean> {
     this.#mustLead()
     const doing = `add meta node ${id}`
+    if (!isAddress(address)) throw new StoreError('INVALID_ARGUMENT', `${doing}: ${quote(address)} is not host:port`)
     if (this.#host.version() < membershipVersion) throw needsVersion(doing)
     const hello = await this.#hello(doing, address)
     this.#mustLead()
@@ -166,7 +173,7 @@ export class Members {
     if (known === undefined && witness !== undefined) {
       throw refuse(`beside witness ${witness.id} there are two meta nodes and no more: remove the witness first`)
     }
-    const own = hello.members.find((member) => member.id === id)?.addresses ?? []
+    const own = hello.members.find((member) => member.id === id)?.addresses.filter(isAddress) ?? []
     const addresses = own.length > 0 ? own : [address]
     return { id, incarnation: hello.incarnation, addresses, role: hello.witness ? 'witness' : 'learner' }
   }
@@ -219,11 +226,37 @@ export class Members {
 
   /** This node is reached elsewhere: replicates it. Does nothing when another change is under way; the caller comes again. */
   move(id: NodeId, addresses: readonly string[]): void {
-    const { view } = this.#host.core
+    if (this.#mayMove(id, addresses)) this.#host.use((core) => core.change({ kind: 'move', id, addresses }))
+  }
+
+  /**
+   * Somebody says that member `id` is reached elsewhere now. Anybody can say that, so it is replicated only when that very
+   * member answers there; the others it names come with the first. One at a time: the member asks again.
+   */
+  async claim(id: NodeId, addresses: readonly string[]): Promise<void> {
+    const address = addresses[0]
+    if (this.#claiming || address === undefined || !this.#mayMove(id, addresses)) return
+    this.#claiming = true
+    try {
+      const { env, self } = this.#host
+      const { node: from, incarnation, clusterId, clusterIncarnation } = self
+      const request = { from, incarnation, clusterId, clusterIncarnation, addresses: [], peers: [] }
+      const hello = await env.net.call(address, raftMethods.hello, request, { timeoutMs: callTimeoutMs })
+      const own = hello.node === id && hello.incarnation === this.#member(id)?.incarnation
+      if (own && hello.clusterId === clusterId) this.move(id, addresses)
+    } catch (error) {
+      const { message: reason } = asStoreError(error, 'hello')
+      this.#host.env.log.debug('a member is not reached where it is said to be', { peer: id, address, reason })
+    } finally {
+      this.#claiming = false
+    }
+  }
+
+  #mayMove(id: NodeId, addresses: readonly string[]): boolean {
     const member = this.#member(id)
-    const same = member?.addresses.join(' ') === addresses.join(' ')
-    if (view.role !== 'leader' || member === undefined || same || addresses.length === 0 || !this.#settled) return
-    this.#host.use((core) => core.change({ kind: 'move', id, addresses }))
+    const news = member !== undefined && member.addresses.join(' ') !== addresses.join(' ')
+    const usable = addresses.length > 0 && addresses.length <= addressesMax && addresses.every(isAddress)
+    return this.#host.core.view.role === 'leader' && news && usable && this.#settled
   }
 
   /** Proposes a change, as soon as no other one is under way. */

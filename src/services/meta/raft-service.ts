@@ -46,7 +46,7 @@ export function bindRaft(server: NetServer, host: ServiceHost): void {
   })
 }
 
-/** Says who this node is; a leader also notes where the member that asks is reached now. */
+/** Says who this node is; a leader also looks whether the member that asks is reached elsewhere now. */
 function answerHello(host: ServiceHost, request: holdfast.v1.HelloRequest): holdfast.v1.HelloReply.$Properties {
   const running = host.running()
   if (running === undefined) return host.formation.onHello(undefined)
@@ -54,7 +54,8 @@ function answerHello(host: ServiceHost, request: holdfast.v1.HelloRequest): hold
   const sameCluster =
     request.clusterId === self.clusterId && (request.clusterIncarnation || 1) === self.clusterIncarnation
   if (sameCluster && running.memberOf(request.from)?.incarnation === request.incarnation) {
-    members.move(request.from, request.addresses)
+    // Never rejects; whoever asks does not wait for it.
+    members.claim(request.from, request.addresses).catch(() => undefined)
   }
   const { index, config } = core.log.configAt(core.view.commit)
   const empty = core.log.lastIndex === 0

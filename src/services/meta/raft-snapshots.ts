@@ -3,9 +3,10 @@
  * behind; received and put in place of the local state and log.
  *
  * Order of an install: the install record is durable; the state machine builds the new state
- * beside the old one; before it swaps, appends are held and the offer is looked at again; then one batch makes the log
- * match; only then the snapshot is acknowledged. A failure before the swap leaves the old state in place; one after it
- * is fatal, and the next start finishes the install.
+ * beside the old one and makes it durable; before it swaps, appends are held and the offer is looked at again; then one
+ * batch makes the log match; only then the snapshot is acknowledged. A failure before the swap leaves the old state in
+ * place; one that comes later is fatal, whether the swap happened or not: the next start finds out, and finishes or undoes
+ * the install.
  */
 
 import { asStoreError, StoreError } from '../../model/errors.ts'
@@ -172,10 +173,14 @@ export class Snapshots {
       config: { index: offer.configIndex, config: offer.config },
     }
     await store.beginInstall(mark)
+    let swapping = false
     try {
-      await machine.install(mark.index, mark.term, this.#gated(offer, pieces))
+      await machine.install(mark.index, mark.term, pieces, async () => {
+        await this.#standStill(offer)
+        swapping = true
+      })
     } catch (error) {
-      if (machine.appliedIndex() >= mark.index) throw this.#host.fatal(error)
+      if (swapping) throw this.#host.fatal(error)
       await store.cancelInstall()
       throw error
     }
@@ -188,10 +193,9 @@ export class Snapshots {
     }
   }
 
-  /** The pieces, and behind the last one a gate: the log stands still, and the snapshot is still wanted. */
-  async *#gated(offer: SnapshotOffer, pieces: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
+  /** Resolves when the log stands still and the snapshot is still wanted. */
+  async #standStill(offer: SnapshotOffer): Promise<void> {
     const { core } = this.#host
-    yield* pieces
     while (core.hasUnsaved || !core.hold(true)) {
       core.hold(false)
       if (this.#host.failed()) break

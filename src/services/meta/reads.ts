@@ -89,6 +89,11 @@ export async function openObject(
   return { object, manifest: record.manifest, pages, first }
 }
 
+/** True when the manifest is known here with all its pages. */
+export function isCommitted({ points }: ReadView, request: holdfast.v1.ManifestPageRequest): boolean {
+  return points.manifest(hexId(request.manifest, 'manifest'))?.state === 'committed'
+}
+
 /** A further page of an object that was opened. */
 export async function manifestPage(
   view: ReadView,

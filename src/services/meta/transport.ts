@@ -85,7 +85,7 @@ export class Transport {
     this.#self = self
     this.#advertise = advertise
     this.#handlers = handlers
-    this.#book = new PeerBook(env.clock)
+    this.#book = new PeerBook(env.clock, (id) => handlers.incarnationOf(id) !== undefined)
   }
 
   /** The peer has taken our messages on the current stream, and has been heard of lately. */
@@ -267,14 +267,14 @@ export class Transport {
     let refused = false
     stream.onMessage((frame) => {
       if (refused) return
-      const messages = this.#read(frame)
-      if (!Array.isArray(messages)) {
+      const read = this.#read(frame)
+      if (read instanceof StoreError) {
         this.#env.metrics.count(
           'holdfast_raft_frames_refused_total',
           'Raft frames of strangers or with damaged messages',
         )
         refused = true
-        stream.destroy(messages)
+        stream.destroy(read)
         return
       }
       if (sender === undefined) {
@@ -283,7 +283,9 @@ export class Transport {
         this.#book.learned(sender, frame.addresses)
         stream.send({ node: this.#self.node, versionMax: this.#handlers.news().versionMax })
       }
-      this.#heard(frame)
+      const { messages, standing } = read
+      // What others tell is theirs: it says nothing of the member whose name they may have.
+      if (standing === 'member') this.#heard(frame)
       if (messages.length > 0) this.#handlers.onMessages(messages)
     })
     stream.onEnd(() => stream.end())
@@ -301,13 +303,13 @@ export class Transport {
     if (index > 0) this.#handlers.onCheckpoint(frame.from, { index, digest })
   }
 
-  #read(frame: holdfast.v1.RaftFrame): Message[] | StoreError {
+  #read(frame: holdfast.v1.RaftFrame): { messages: Message[]; standing: Standing } | StoreError {
     const { incarnationOf, configIndex } = this.#handlers
     const standing = standingOf(this.#self, frame, incarnationOf(frame.from), configIndex())
     if (standing instanceof StoreError) return standing
     try {
       const messages = frame.messages.map((encoded) => decodeMessage(encoded, frame.from, frame.to))
-      return messages.filter((message) => mayCome(message, standing))
+      return { messages: messages.filter((message) => mayCome(message, standing)), standing }
     } catch (error) {
       if (!(error instanceof SchemaError)) return asStoreError(error, 'read a raft frame')
       return new StoreError('INVALID_ARGUMENT', `read a raft frame from ${frame.from}: ${error.message}`)

@@ -34,8 +34,11 @@ export interface StateMachine {
    * `apply` while this runs; it runs while the pieces are read.
    */
   snapshot(): Promise<StateImage>
-  /** Replaces the state by an image; crash-safe: afterwards either the old state or the new one is there. */
-  install(index: number, term: number, pieces: AsyncIterable<Uint8Array>): Promise<void>
+  /**
+   * Replaces the state by an image; crash-safe: afterwards either the old state or the new one is there. `ready` is called
+   * when the new one is complete and durable: until it resolves, and when it rejects, the old one stays in place.
+   */
+  install(index: number, term: number, pieces: AsyncIterable<Uint8Array>, ready?: () => Promise<void>): Promise<void>
   /** Called once when what was applied cannot be made durable any more: the node must stop. */
   onFailure(handler: (error: unknown) => void): void
 }

@@ -36,10 +36,16 @@ export class WitnessMachine implements StateMachine {
     throw new StoreError('INTERNAL', 'take a snapshot: a witness has no state and never leads')
   }
 
-  async install(index: number, _term: number, pieces: AsyncIterable<Uint8Array>): Promise<void> {
+  async install(
+    index: number,
+    _term: number,
+    pieces: AsyncIterable<Uint8Array>,
+    ready?: () => Promise<void>,
+  ): Promise<void> {
     for await (const piece of pieces) {
       if (piece.length > 0) throw new StoreError('CORRUPT', 'install a snapshot: a witness takes the mark alone')
     }
+    await ready?.()
     this.#index = index
   }
 

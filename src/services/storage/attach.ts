@@ -14,6 +14,7 @@
 
 import { Backoff } from '../../base/backoff.ts'
 import { toHex } from '../../base/bytes.ts'
+import { isAddress } from '../../model/address.ts'
 import { asStoreError, StoreError } from '../../model/errors.ts'
 import type { NodeId, ZoneId } from '../../model/ids.ts'
 import { isHexId } from '../../model/ids.ts'
@@ -68,7 +69,6 @@ class Session {
   #timer: Timer
   #drained: (() => void)[] = []
   #registered = false
-  #term = 0
   #over = false
 
   constructor(env: Env, disks: Disks, options: AttachOptions, attach: Attach, address: string) {
@@ -124,18 +124,19 @@ class Session {
   #receive(message: MetaOrder): void {
     if (this.#over) return
     const term = safeCounter(message.term, 'term')
-    if (!this.#attach.acceptTerm(term)) {
+    if (this.#attach.isOld(term)) {
       this.#drop(new StoreError('FENCED', `order of fence ${term}: a later leader was seen`))
       return
     }
-    this.#term = term
-    if (message.registered) this.#onRegistered(message.registered)
+    // Only the fences of its own cluster count: whose this one is, is known when it has registered the node.
+    if (this.#registered) this.#attach.seen(term)
+    if (message.registered) this.#onRegistered(message.registered, term)
     else if (!this.#registered) this.#drop(new StoreError('INVALID_ARGUMENT', 'meta sent an order before Registered'))
     else if (message.beat) this.#onBeat(message.beat)
     else this.#orders.take(message)
   }
 
-  #onRegistered(message: holdfast.v1.Registered): void {
+  #onRegistered(message: holdfast.v1.Registered, term: number): void {
     if (!isHexId(message.clusterId)) {
       this.#drop(new StoreError('INVALID_ARGUMENT', 'meta sent a cluster id that is none'))
       return
@@ -145,14 +146,15 @@ class Session {
       number: safeCounter(number, 'number'),
       generation: safeCounter(generation, 'generation'),
     }))
-    this.#attach.adopt(message.clusterId, incarnationOf(this.#term)).then(
+    this.#attach.adopt(message.clusterId, incarnationOf(term)).then(
       () => {
         if (this.#over) return
         this.#registered = true
+        this.#attach.seen(term)
         this.#disks.grant(grants)
         this.#disks.contact(this.#openedMs)
         this.#lastBeatMs = this.#env.clock.monotonicMs()
-        this.#attach.registeredBy(this, this.#term)
+        this.#attach.registeredBy(this, term)
         this.#timer.cancel()
         this.heartbeat()
       },
@@ -272,11 +274,14 @@ export class Attach {
 
   // What a session calls.
 
-  /** False for a fence below the highest seen. */
-  acceptTerm(term: number): boolean {
-    if (term < this.#termSeen) return false
-    this.#termSeen = term
-    return true
+  /** A fence below the highest seen. */
+  isOld(term: number): boolean {
+    return term < this.#termSeen
+  }
+
+  /** A fence of this node's own cluster that is not old. */
+  seen(term: number): void {
+    this.#termSeen = Math.max(this.#termSeen, term)
   }
 
   registration(): holdfast.v1.Register.$Properties {
@@ -314,12 +319,23 @@ export class Attach {
 
   acknowledged(sequence: number, meta: readonly string[]): void {
     this.#findings.acknowledge(sequence)
-    if (meta.length > 0) this.#meta = [...meta]
+    const usable = meta.filter(isAddress)
+    if (usable.length > 0) this.#meta = usable
   }
 
-  /** Gives every disk the cluster's and the node's id and the incarnation; one that has them already is only checked. */
+  /**
+   * Gives every disk the cluster's and the node's id and the incarnation; one that has them already is only checked. A
+   * disk that cannot take them fails by itself, and the node goes on with the others.
+   */
   async adopt(clusterId: string, incarnation: number): Promise<void> {
-    for (const { engine } of this.#disks.slots) await engine.adopt(clusterId, this.#options.id, incarnation)
+    for (const slot of this.#disks.slots) {
+      if (slot.failed) continue
+      try {
+        await slot.engine.adopt(clusterId, this.#options.id, incarnation)
+      } catch (error) {
+        if (!slot.failed) throw error
+      }
+    }
   }
 
   registeredBy(session: Session, term: number): void {
@@ -343,7 +359,7 @@ export class Attach {
       this.#options.onFatal(error)
       return
     }
-    const leader = error?.code === 'NOT_LEADER' ? (error.details.leader ?? []) : []
+    const leader = error?.code === 'NOT_LEADER' ? (error.details.leader ?? []).filter(isAddress) : []
     if (leader.length > 0 && this.#hintsInRow < hintsMax) {
       this.#hintsInRow += 1
       this.#hints = [...leader]

@@ -158,8 +158,11 @@ export class Orders {
     signal: AbortSignal,
   ): Promise<Outcome | undefined> {
     if (message.reportRange) return this.#reportRange(order, slot, message.reportRange, signal)
-    if (message.check) return { ids: await slot.engine.missing(chunkIds(message.check.ids)) }
-    if (message.verify) return this.#verify(slot, chunkIds(message.verify.ids), signal)
+    if (message.check) {
+      const ids = chunkIds(message.check.ids)
+      return { ids: await slot.engine.missing(ids, chunkRoots(message.check)) }
+    }
+    if (message.verify) return this.#verify(slot, chunkIds(message.verify.ids), chunkRoots(message.verify), signal)
     if (message.delete) return this.#delete(slot, message.delete, signal)
     if (message.copy) return this.#copy(slot, message.copy, signal)
     throw new StoreError('INCOMPATIBLE_VERSION', 'this order is of a kind that this node does not know')
@@ -185,11 +188,16 @@ export class Orders {
     }
   }
 
-  async #verify(slot: DiskSlot, ids: readonly ChunkId[], signal: AbortSignal): Promise<Outcome> {
+  async #verify(
+    slot: DiskSlot,
+    ids: readonly ChunkId[],
+    roots: readonly Uint8Array[],
+    signal: AbortSignal,
+  ): Promise<Outcome> {
     const broken: ChunkId[] = []
-    for (const id of ids) {
+    for (const [i, id] of ids.entries()) {
       checkTime(signal)
-      if ((await slot.engine.verify(id)) !== 'intact') broken.push(id)
+      if ((await slot.engine.verify(id, roots[i])) !== 'intact') broken.push(id)
     }
     return { ids: broken }
   }
@@ -228,6 +236,20 @@ function chunkIds(ids: readonly number[]): ChunkId[] {
     )
   }
   return ids.map((id) => safeCounter(id, 'ids'))
+}
+
+/** Roots in the order of the ids, empty for any; none at all when the leader compares none. */
+function chunkRoots({
+  ids,
+  roots,
+}: {
+  readonly ids: readonly number[]
+  readonly roots: readonly Uint8Array[]
+}): Uint8Array[] {
+  if (roots.length !== 0 && roots.length !== ids.length) {
+    throw new StoreError('INVALID_ARGUMENT', `an order names ${ids.length} chunks and ${roots.length} roots`)
+  }
+  return roots.map((root) => (root.length === 0 ? root : exactBytes(root, 'roots', 8)))
 }
 
 function checkTime(signal: AbortSignal): void {

@@ -86,10 +86,13 @@ export interface DiskEngine {
   beginPut(request: PutRequest, signal: AbortSignal): Promise<ChunkWriter>
   /** `length` 0: to the end. NOT_FOUND when not held or quarantined; INVALID_ARGUMENT for a range outside. */
   openRead(id: ChunkId, offset: number, length: number): Promise<ChunkReader>
-  /** Reads from the disk and checks every block. A corrupt chunk is quarantined (kept, no longer served) and told to `onCorrupt`. */
-  verify(id: ChunkId): Promise<'intact' | 'corrupt' | 'missing'>
-  /** Those of `ids` that are not held (or are quarantined). */
-  missing(ids: readonly ChunkId[]): Promise<ChunkId[]>
+  /**
+   * Reads from the disk and checks every block. A corrupt chunk is quarantined (kept, no longer served) and told to
+   * `onCorrupt`. With `root`: `missing` when other content is held under the id, which is left as it is.
+   */
+  verify(id: ChunkId, root?: Uint8Array): Promise<'intact' | 'corrupt' | 'missing'>
+  /** Those of `ids` that are not held (or are quarantined). With `roots`, empty for any: or held with another root. */
+  missing(ids: readonly ChunkId[], roots?: readonly Uint8Array[]): Promise<ChunkId[]>
   /** Held ids from `from` up to `to`, exclusive; every held id below `until` is listed. */
   list(from: ChunkId, to: ChunkId, limit: number): Promise<{ ids: ChunkId[]; until: ChunkId }>
   /** Durable when it resolves. Unknown ids are fine. */

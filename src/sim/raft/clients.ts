@@ -55,7 +55,11 @@ export class Clients implements Answers {
   constructor(ground: ClientGround) {
     this.#ground = ground
     const seed = new Prng(ground.plan.seed).fork('clients')
-    this.#clients = ground.plan.clients.map((name) => new Client(this, ground, `c${name}`, seed.fork(`c${name}`)))
+    const { clients, workload } = ground.plan
+    this.#clients = clients.map((name, i) => {
+      const reads = i < workload.readers ? 1 : workload.reads
+      return new Client(this, ground, `c${name}`, seed.fork(`c${name}`), reads)
+    })
   }
 
   start(): void {
@@ -84,7 +88,7 @@ export class Clients implements Answers {
   /** A client that asks until it is answered, for the time after the faults. */
   probe(done: () => void): void {
     const seed = new Prng(this.#ground.plan.seed).fork('probe')
-    const client = new Client(this, this.#ground, 'probe', seed)
+    const client = new Client(this, this.#ground, 'probe', seed, 0)
     client.survey(this.#ground.plan.workload.keys, done)
   }
 
@@ -99,6 +103,8 @@ export class Client {
   readonly #ground: ClientGround
   readonly #name: string
   readonly #random: Seeded
+  /** Probability that an operation is a read. */
+  readonly #reads: number
   #session: number
   #sequence = 0
   #target: NodeId | undefined
@@ -109,8 +115,9 @@ export class Client {
   readonly #versions = new Map<number, number>()
   #survey: { left: RegisterOp[]; readonly keys: number[]; readonly done: () => void } | undefined
 
-  constructor(clients: Clients, ground: ClientGround, name: string, seed: Prng) {
+  constructor(clients: Clients, ground: ClientGround, name: string, seed: Prng, reads: number) {
     this.#clients = clients
+    this.#reads = reads
     this.#ground = ground
     this.#name = name
     this.#random = new Seeded(seed)
@@ -155,7 +162,7 @@ export class Client {
   }
 
   #drawKind(): RegisterOp['kind'] {
-    if (this.#random.chance(this.#ground.plan.workload.reads)) return 'get'
+    if (this.#random.chance(this.#reads)) return 'get'
     return this.#random.pick(['put', 'put', 'cas', 'cas', 'delete'])
   }
 

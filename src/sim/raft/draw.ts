@@ -46,7 +46,7 @@ export function drawPlan(seed: number): RaftPlan {
   const electionTicks = 10
   const untilUs = Math.min(untilMaxUs, Math.round(tickUs * electionTicks * shape.between(15, 60)))
   const ordinary = { seed, untilUs, voters, witness, learners, leaseReads, tickUs, electionTicks }
-  const clients = shape.pick([1, 2, 3, 4, 6])
+  const clients = shape.pick([2, 3, 3, 4, 6])
   return {
     ...ordinary,
     clusterVersion: witness || learners > 0 ? 2 : shape.pick([1, 2, 2, 2, 2]),
@@ -57,7 +57,7 @@ export function drawPlan(seed: number): RaftPlan {
     disk: drawDisk(random('disk'), tickUs),
     machine: drawMachine(random('machine'), tickUs),
     clients: Array.from({ length: clients }, (_, i) => i + 1),
-    workload: drawWorkload(random('workload'), tickUs),
+    workload: drawWorkload(random('workload'), tickUs, leaseReads),
     ghosts: shape.chance(0.5),
     oldAnswers: shape.chance(0.5),
     faults: drawFaults(random('faults'), ordinary),
@@ -120,13 +120,14 @@ function drawMachine(random: Seeded, tickUs: number): RaftPlan['machine'] {
   }
 }
 
-function drawWorkload(random: Seeded, tickUs: number): RaftPlan['workload'] {
+function drawWorkload(random: Seeded, tickUs: number, leaseReads: boolean): RaftPlan['workload'] {
   return {
     keys: random.pick([1, 2, 5]),
     thinkUs: random.pick([200, tickUs / 5, tickUs]),
     timeoutUs: tickUs * random.pick([4, 12, 30]),
     operations: random.pick([50, 400, 400]),
     reads: random.pick([0.1, 0.4, 0.8]),
+    readers: leaseReads || random.chance(0.3) ? 1 + random.below(2) : 0,
     paddingMax: random.pick([0, 0, 60, 500]),
     anywhere: random.chance(0.4),
   }
@@ -177,6 +178,8 @@ function drawSchism(random: Seeded, atUs: number, election: number): Fault[] {
     const shape = random.pick(['isolate', 'isolate', 'split', 'pair', 'mute'] as const)
     faults.push({ kind: 'cut', shape, node: 'leader', mask, clog: false, atUs: at, forUs })
     faults.push({ kind: 'flood', count: 1 + random.below(40), bytes: 0, atUs: at + random.below(1000) })
+    // The operator asks a leader that is cut off: its configuration will not be the one that stays.
+    if (random.chance(0.3)) faults.push({ kind: 'add', atUs: at + random.below(1000) })
     if (random.chance(0.3)) {
       const power = random.chance(0.5)
       faults.push({ kind: 'crash', node: 'leader', power, atUs: at + Math.round(forUs * random.unit()), forUs })

@@ -96,6 +96,13 @@ export class Oracles {
     throw new Violation(what)
   }
 
+  /** The configuration in force, of entry `index`, which is of type `type` (undefined: not in memory). */
+  configured(node: Watched, index: number, lastIndex: number, type: Entry['type'] | undefined): void {
+    if (index > lastIndex || (type !== undefined && type !== 'config')) {
+      this.fail(`${node.id} is under a configuration of entry ${index}, which is not in its log any more`)
+    }
+  }
+
   /** The cluster is formed: its first entry is in every log and committed. */
   founded(config: ClusterConfig): void {
     if (this.committed > 0) return
@@ -142,6 +149,14 @@ export class Oracles {
     if (lastIndex < index || (held !== undefined && held !== this.termAt(index))) {
       this.fail(`${node.id} leads term ${term} without entry ${index}, committed in an earlier term`)
     }
+  }
+
+  /** What a leader believes of `id` is on the disk there, unless that member has moved on to a newer term. */
+  believed(node: Watched, term: number, id: NodeId, incarnation: string, match: number, matchTerm: number): void {
+    const lost = this.#lost.get(`${id} ${incarnation}`)
+    const disk = this.#diskOf(id, incarnation)
+    if (lost?.has(match, matchTerm) === true || disk === undefined || (disk.hard?.term ?? 0) > term) return
+    if (!disk.has(match, matchTerm)) this.fail(`${node.id} believes that ${id} has entry ${match}, which it has not`)
   }
 
   #bounded(node: Watched, { lastIndex, commit, firstOwnIndex }: Cursors): void {

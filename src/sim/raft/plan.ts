@@ -106,6 +106,8 @@ export interface RaftPlan {
     /** Operations of each client. */
     readonly operations: number
     readonly reads: number
+    /** So many of the clients only read: no write that waits keeps them from a leader that is none any more. */
+    readonly readers: number
     readonly paddingMax: number
     /** Reads go to any node instead of the leader. */
     readonly anywhere: boolean
@@ -144,6 +146,7 @@ export const calmPlan: RaftPlan = {
     timeoutUs: 300_000,
     operations: 1000,
     reads: 0.4,
+    readers: 0,
     paddingMax: 0,
     anywhere: false,
   },

@@ -151,10 +151,23 @@ export class RaftWorld {
 
   #looked(node: SimNode, core: Raft): void {
     const { view, log } = core
-    this.oracles.looked(node, view, (index) => log.term(index), core.config.config)
+    const { config, index: configIndex } = core.config
+    this.oracles.looked(node, view, (index) => log.term(index), config)
+    if (configIndex > view.commit) {
+      this.oracles.configured(node, configIndex, view.lastIndex, log.cached(configIndex, configIndex)?.[0]?.type)
+    }
+    if (view.role === 'leader') this.#checkBeliefs(node, core, view.term)
     let hash = mix(this.hash, node.slot * 4 + roles.indexOf(view.role))
     hash = mix(mix(hash, view.term), view.commit)
     this.hash = mix(mix(hash, view.lastIndex), view.applied)
+  }
+
+  #checkBeliefs(node: SimNode, core: Raft, term: number): void {
+    for (const { id, incarnation } of core.config.config.members) {
+      const match = id === node.id ? 0 : core.matchOf(id)
+      const matchTerm = match === 0 ? undefined : core.log.term(match)
+      if (matchTerm !== undefined) this.oracles.believed(node, term, id, incarnation, match, matchTerm)
+    }
   }
 
   /** To be called after each event. */

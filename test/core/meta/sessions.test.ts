@@ -4,6 +4,7 @@ import { expect } from 'chai'
 import fc from 'fast-check'
 import { type Command, encodeCommand, type Reply } from '../../../src/core/meta/commands.ts'
 import { keys } from '../../../src/core/meta/keys.ts'
+import { bucketsMax } from '../../../src/core/meta/namespace.ts'
 import { sessionRecord } from '../../../src/core/meta/records.ts'
 import { sessionCallsMax, sessionsForgottenMax, sessionsMax } from '../../../src/core/meta/sessions.ts'
 import { anyCondition, id, World } from './world.ts'
@@ -51,6 +52,38 @@ describe('client sessions', () => {
     expect(world.run(call(1, 1, remove))).to.deep.equal(refused)
     expect(world.has(keys.bucket('pictures'))).to.equal(true)
     expect(world.ok(call(1, 2, remove)).kind).to.equal('done')
+  })
+
+  it('keep no refusal that passes by itself: the call is carried out when it comes again', () => {
+    for (let n = 1; n < bucketsMax; n++) world.run({ kind: 'createBucket', name: `b-${n}`, commitId: id(n) })
+    const one = call(1, 1, { kind: 'createBucket', name: 'pictures', commitId: id(1) })
+    world.refused(one, 'OVERLOADED')
+    world.refused(one, 'OVERLOADED')
+    expect(world.count('r')).to.equal(0)
+    world.ok({ kind: 'deleteBucket', name: 'b-7' })
+    const made = world.ok(one)
+    world.ok({ kind: 'deleteBucket', name: 'pictures' })
+    expect(world.ok(one)).to.deep.equal(made)
+    expect(world.has(keys.bucket('pictures'))).to.equal(false)
+  })
+
+  it('are not opened anew by an opening that comes after the end, for as long as they would have lived', () => {
+    const granted = world.ok(call(1, 1, grant))
+    expect(granted.kind).to.equal('lease')
+    world.ok({ kind: 'closeSession', session: id(1) })
+    world.nowMs += 30_000
+    world.ok({ kind: 'closeSession', session: id(1) })
+    world.refused({ kind: 'openSession', session: id(1), ttlMs: 60_000 }, 'SESSION_EXPIRED')
+    world.refused({ kind: 'keepSession', session: id(1) }, 'SESSION_EXPIRED')
+    world.refused(call(1, 1, grant), 'SESSION_EXPIRED')
+    world.refused(call(1, 900, grant, 900), 'SESSION_EXPIRED')
+    expect([world.count('e'), world.count('r'), world.applied().sessions]).to.deep.equal([1, 0, 1])
+    world.nowMs += 29_999
+    world.ok({ kind: 'expireSessions', sessions: [id(1)] })
+    expect(world.count('e')).to.equal(1)
+    world.nowMs += 1
+    world.ok({ kind: 'expireSessions', sessions: [id(1)] })
+    expect([world.count('e'), world.applied().sessions]).to.deep.equal([0, 0])
   })
 
   it('answer a repeated commit with its names, and a delete of what is long gone', () => {
@@ -173,6 +206,8 @@ describe('client sessions', () => {
 /** Sessions as they ought to be. */
 class Model {
   readonly sessions = new Map<number, { expiresMs: number; lowest: number; replies: Map<number, Reply> }>()
+  /** Closed, and when they are forgotten. */
+  readonly closed = new Map<number, number>()
   readonly ttlMs = 60_000
 }
 
@@ -229,14 +264,17 @@ function check(model: Model, one: Step, nowMs: number, reply: Reply): void {
   if (one.do === 'wait') return
   if (one.do === 'expire') {
     for (const [session, { expiresMs }] of model.sessions) if (expiresMs <= nowMs) model.sessions.delete(session)
+    for (const [session, expiresMs] of model.closed) if (expiresMs <= nowMs) model.closed.delete(session)
     return
   }
   const session = model.sessions.get(one.session)
   const expiresMs = nowMs + model.ttlMs
-  if (one.do === 'open') {
+  if (one.do === 'open' && model.closed.has(one.session)) {
+    expect(code).to.equal('SESSION_EXPIRED')
+  } else if (one.do === 'open') {
     model.sessions.set(one.session, { lowest: 1, replies: new Map(), ...session, expiresMs })
   } else if (one.do === 'close') {
-    model.sessions.delete(one.session)
+    if (model.sessions.delete(one.session)) model.closed.set(one.session, expiresMs)
   } else if (session === undefined) {
     expect(code).to.equal('SESSION_EXPIRED')
   } else if (one.do === 'keep') {
@@ -286,8 +324,9 @@ describe('client sessions against a model', () => {
         flush()
         expect(world.cluster().nextChunk).to.equal(before + grants * 65_536)
         const kept = [...model.sessions.values()].reduce((sum, session) => sum + session.replies.size, 0)
-        expect([world.count('e'), world.count('r')]).to.deep.equal([model.sessions.size, kept])
-        expect(world.applied().sessions).to.equal(model.sessions.size)
+        const known = model.sessions.size + model.closed.size
+        expect([world.count('e'), world.count('r')]).to.deep.equal([known, kept])
+        expect(world.applied().sessions).to.equal(known)
         expect(grouped.applied()).to.deep.equal(world.applied())
         expect(grouped.map).to.deep.equal(world.map)
       }),

@@ -92,7 +92,7 @@ describe('cluster version 1', () => {
     for (const { payload } of play([]).log) {
       const command = decodeCommand(payload)
       bare[command.kind] = true
-      expect(versionOf(command.kind)).to.equal(1)
+      expect(versionOf(command.kind, false)).to.equal(1)
       expect(plain(old.decodeCommand(payload))).to.deep.equal(plain(command))
     }
     expect(Object.keys(bare)).to.include.members(['found', 'registerNode', 'createBucket', 'grantLease'])
@@ -107,17 +107,30 @@ describe('cluster version 1', () => {
       { kind: 'closeSession', session: id(1) },
       { kind: 'expireSessions', sessions: [] },
       { kind: 'inSession', session: id(1), sequence: 1, lowest: 1, body: new Uint8Array(0) },
-      { kind: 'recovered', incarnation: 2 },
       { kind: 'reserveChunkIds', above: 1 },
       { kind: 'resumeDeletes' },
     ] as const
     for (const command of two) {
-      expect(versionOf(command.kind)).to.equal(2)
+      expect(versionOf(command.kind, false)).to.equal(2)
       world.refused(command, 'INCOMPATIBLE_VERSION')
       expect(() => old.decodeCommand(encodeCommand({ ...command, nowMs: 1 } as Command))).to.throw()
     }
     world.ok({ kind: 'raiseVersion', version: 2 })
     for (const command of two) expect(world.run(command)).not.to.include({ code: 'INCOMPATIBLE_VERSION' })
+  })
+
+  it('takes what belongs to a recovery, after which there is no way back to the older program', () => {
+    const world = World.founded(1)
+    const { nextChunk } = world.cluster()
+    world.refused({ kind: 'reserveChunkIds', above: nextChunk + 1 }, 'INCOMPATIBLE_VERSION')
+    world.ok({ kind: 'recovered', incarnation: 2 })
+    expect(world.cluster()).to.include({ version: 1, incarnation: 2, deletesHeld: true })
+    expect(world.cluster().nextChunk).to.equal(nextChunk + 1024 * 65_536)
+    world.ok({ kind: 'reserveChunkIds', above: nextChunk + 2000 * 65_536 })
+    expect(world.cluster().nextChunk).to.equal(nextChunk + 2000 * 65_536)
+    world.ok({ kind: 'resumeDeletes' })
+    expect(world.cluster()).to.include({ version: 1, deletesHeld: false })
+    world.refused({ kind: 'openSession', session: id(1), ttlMs: 1 }, 'INCOMPATIBLE_VERSION')
   })
 
   it('ends with the raise, which never goes back', () => {

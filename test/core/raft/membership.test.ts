@@ -235,4 +235,37 @@ describe('raft membership', () => {
       })
     }
   })
+
+  it('a learner that has more than the only candidate leads until its promotion can go on', () => {
+    const net = withLearner()
+    // a alone has the joint configuration, and dies; c leads without it, tells the learner alone, and is gone for good.
+    net.drops = ({ kind }) => kind === 'append'
+    net.change({ kind: 'promote', id: 'd' })
+    net.settle()
+    net.kill('a')
+    net.drops = ({ kind, to }) => kind === 'append' && to === 'b'
+    const c = net.elect('c')
+    expect(net.node('d').raft.log.lastTerm).to.equal(c.raft.view.term)
+    net.kill('c')
+    net.restart('a')
+    expect(shape(net.node('a')), 'it needs d').to.equal('a:voter b:voter c:voter d:voter -a -b -c')
+    net.heal()
+    net.tick(200)
+    expect(net.leader?.id).to.be.oneOf(['a', 'b'])
+    net.propose(net.leader?.id ?? '', 'x')
+    net.tick(4)
+    expect(net.leader?.raft.view.commit).to.equal(net.leader?.raft.view.lastIndex)
+    expect(shape(net.node('d'))).to.equal('a:voter b:voter c:voter d:learner')
+    net.checkAgreement()
+  })
+
+  it('an address that is none is not taken into the configuration', () => {
+    const net = withLearner()
+    for (const addresses of [['not an address'], ['h:99999'], ['h:1', '']]) {
+      const refused = net.node('a').raft.change({ kind: 'move', id: 'b', addresses })
+      expect('why' in refused && refused.why).to.equal('an address of b is not host:port')
+      const added = net.node('a').raft.change({ kind: 'add', member: { ...memberOf('e', 'learner'), addresses } })
+      expect('why' in added && added.why).to.equal('an address of e is not host:port')
+    }
+  })
 })

@@ -11,6 +11,7 @@ import {
   type Message,
 } from '../../../src/core/raft/messages.ts'
 import { decodeReceipt, receiptOf } from '../../../src/core/raft/receipts.ts'
+import { termMax } from '../../../src/model/fence.ts'
 import { configOf } from './network.ts'
 
 const ends = { from: 'a', to: 'b' } as const
@@ -129,6 +130,16 @@ describe('raft messages', () => {
         decodeMessage(cut, 'a', 'b')
       } catch (error) {
         expect(error).to.be.instanceOf(SchemaError)
+      }
+    }
+  })
+
+  it('a term that fences have no room for is refused', () => {
+    const fine = encodeMessage({ ...ends, kind: 'heartbeat', term: termMax, commit: 0, context: 0 })
+    expect(decodeMessage(fine, 'a', 'b').term).to.equal(termMax)
+    for (const term of [termMax + 1, Number.MAX_SAFE_INTEGER]) {
+      for (const message of messages) {
+        expect(() => decodeMessage(encodeMessage({ ...message, term }), 'a', 'b'), message.kind).to.throw(SchemaError)
       }
     }
   })

@@ -3,6 +3,7 @@
 import { expect } from 'chai'
 import type { AppendRequest, Message } from '../../../src/core/raft/messages.ts'
 import type { Entry } from '../../../src/core/raft/types.ts'
+import { termMax } from '../../../src/model/fence.ts'
 import { optionsOf, TestNetwork, TestNode } from './network.ts'
 
 const three = ['a', 'b', 'c']
@@ -221,5 +222,29 @@ describe('raft late messages', () => {
     const texts = node.applied.map(({ payload }) => new TextDecoder().decode(payload))
     expect(texts).to.include('instead').and.to.not.include('cancelled')
     net.checkAgreement()
+  })
+
+  it('somebody unknown carries in a term that is a little ahead, and none that is far', () => {
+    const heartbeat = (from: string, term: number): Message => {
+      return { kind: 'heartbeat', from, to: 'b', term, commit: 0, context: 0 }
+    }
+    const node = new TestNode(optionsOf('b', three, [1], { term: 1, vote: '' }))
+    node.raft.step(heartbeat('stranger', 1_000_000))
+    node.raft.step({ ...heartbeat('stranger', termMax), kind: 'vote', pre: false, forced: true, lastIndex: 9, lastTerm: 9 })
+    node.work()
+    expect(node.raft.view).to.include({ term: 1, leader: '' })
+    node.raft.step(heartbeat('d', 500))
+    node.work()
+    expect(node.raft.view, 'a leader that was added later').to.include({ term: 500, leader: 'd' })
+    node.raft.step(heartbeat('a', 1_000_000))
+    node.work()
+    expect(node.raft.view, 'a member').to.include({ term: 1_000_000, leader: 'a' })
+  })
+
+  it('a node in the last term there is does not campaign, and breaks nothing', () => {
+    const node = new TestNode(optionsOf('b', ['b'], [1], { term: termMax, vote: '' }))
+    for (let i = 0; i < 60; i++) node.raft.tick()
+    node.work()
+    expect(node.raft.view).to.include({ term: termMax, role: 'follower' })
   })
 })

@@ -5,7 +5,7 @@ import { crc32c } from '../../../src/base/crc32c.ts'
 import { utf8 } from '../../../src/base/bytes.ts'
 import { encodeConfig, type Message } from '../../../src/core/raft/messages.ts'
 import { decodeReceipt } from '../../../src/core/raft/receipts.ts'
-import type { Entry, RaftLimits } from '../../../src/core/raft/types.ts'
+import type { Entry, FetchTask, RaftLimits } from '../../../src/core/raft/types.ts'
 import { configOf, memberOf, optionsOf, TestNetwork, TestNode } from './network.ts'
 
 const pair = ['a', 'b', 'w:witness']
@@ -317,5 +317,94 @@ describe('raft witness', () => {
     net.kill('a')
     net.tick(40)
     expect(net.leader?.id).to.equal('c')
+  })
+
+  it('entries that were read for a witness while the leader was alone are not sent when it is not any more', () => {
+    const limits = { cacheBytes: 300, windowMessages: 2 }
+    const terms: number[] = Array.from({ length: 10 }, () => 1)
+    const { raft } = new TestNode(optionsOf('a', configOf(pair), terms, { term: 1, vote: '' }, limits))
+    let fetch: FetchTask | undefined
+    const work = (): Message[] => {
+      const out: Message[] = []
+      for (let ready = raft.ready(); ready !== undefined; ready = raft.ready()) {
+        out.push(...ready.send)
+        fetch = ready.fetches.at(-1) ?? fetch
+        if (ready.append !== undefined) raft.appendDone(ready.append.seq)
+        if (ready.apply !== undefined) raft.applyDone(ready.apply.last)
+      }
+      return out
+    }
+    const say = (message: Message): void => {
+      raft.step(message)
+      work()
+    }
+    const acknowledge = (from: string, index: number): void => {
+      const body = { accepted: true, index, hintIndex: 0, hintTerm: 0, session: 0 } as const
+      say({ kind: 'appendReply', from, to: 'a', term: 2, ...body })
+    }
+    const alive = (from: string): void => say({ kind: 'heartbeatReply', from, to: 'a', term: 2, context: 0 })
+    const propose = (count: number): void => {
+      for (let i = 0; i < count; i++) raft.propose(new Uint8Array(50))
+      work()
+    }
+    raft.campaign()
+    work()
+    for (const pre of [true, false]) say({ kind: 'voteReply', from: 'w', to: 'a', term: 2, pre, granted: true })
+    acknowledge('b', 11)
+    acknowledge('w', 11)
+    for (let i = 0; i < 40; i++) {
+      propose(1)
+      acknowledge('b', raft.view.lastIndex)
+      raft.unreachable('w')
+    }
+    propose(10)
+    for (let i = 0; i < 14; i++) {
+      raft.tick()
+      raft.unreachable('w')
+      alive('w')
+    }
+    expect(raft.view.solo).to.equal(true)
+    propose(40)
+    raft.unreachable('w')
+    alive('w')
+    const asked = fetch
+    if (asked === undefined) throw new Error('nothing was asked for')
+    const soloAt = 62
+    expect([asked.first, asked.last]).to.deep.equal([12, raft.view.lastIndex])
+    // The disk has not answered when b is back, with everything that the pair had decided.
+    alive('b')
+    acknowledge('b', soloAt)
+    raft.tick()
+    work()
+    expect(raft.view.solo).to.equal(false)
+    const entries: Entry[] = []
+    for (let index = asked.first; index <= asked.last; index++) {
+      const term = raft.log.term(index) ?? 0
+      entries.push({ index, term, type: 'command', payload: new Uint8Array(50) })
+    }
+    raft.fetched('w', entries)
+    const sent = work().flatMap((message) => (message.kind === 'append' && message.to === 'w' ? message.entries : []))
+    expect(sent.at(0)?.index).to.equal(asked.first)
+    expect(sent.at(-1)?.index, 'no more than b has').to.equal(soloAt)
+  })
+
+  it('a member that is slow again and again costs one entry of this kind, not one for each time', () => {
+    const net = cluster()
+    const { raft, disk } = net.node('a')
+    net.kill('w')
+    const before = raft.view.lastIndex
+    let seen = 0
+    for (let round = 0; round < 8; round++) {
+      // Slow for longer than it is waited for; then there in time with all that was sent to the pair before.
+      const late = raft.view.lastIndex
+      net.drops = (message) => message.to === 'b' && message.from === 'a'
+      net.tick(raft.view.solo ? 2 : 14)
+      if (raft.view.solo) seen++
+      net.drops = ({ kind, to }) => kind === 'append' && to === 'b' && round % 4 !== 3 && late > 0
+      net.tick(4)
+    }
+    expect(seen, 'it was alone').to.be.above(0)
+    const open = disk.entries.filter(({ index, type }) => index > Math.max(before, raft.view.commit) && type === 'solo')
+    expect(open.length).to.be.at.most(1)
   })
 })

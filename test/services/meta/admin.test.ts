@@ -1,6 +1,7 @@
 /** Calls of cluster version 2: sessions, quotas, members, versions, deletes, reads of followers, and a full metadata disk. */
 
 import { expect } from 'chai'
+import { leaseSpan } from '../../../src/model/ids.ts'
 import { metaMethods as meta } from '../../../src/wire/methods.ts'
 import type { holdfast } from '../../../src/wire/messages.ts'
 import { id, MetaKit } from './kit.ts'
@@ -29,6 +30,29 @@ describe('meta service, version 2', () => {
   beforeEach(async () => {
     kit = await MetaKit.open(2)
     lease = (await kit.call(meta.grantLease, { ttlMs: 60_000 })).id
+  })
+
+  describe('after a recovery', () => {
+    for (const version of [1, 2]) {
+      it(`grant nothing before the state was told, at cluster version ${version}`, async () => {
+        const recovered = await MetaKit.open(version)
+        const before = (await recovered.call(meta.grantLease, { ttlMs: 60_000 })).id
+        recovered.incarnation = 2
+        const { index } = recovered.log
+        const refusal = await recovered.refused(meta.grantLease, { ttlMs: 60_000 })
+        expect([refusal.code, refusal.outcome]).to.deep.equal(['UNAVAILABLE', 'definite'])
+        expect((await recovered.refused(meta.createBucket, { name: 'one', commitId: id(1) })).code).to.equal(
+          'UNAVAILABLE',
+        )
+        expect(recovered.log.index).to.equal(index)
+        await recovered.log.command({ kind: 'recovered', incarnation: 2 })
+        const after = (await recovered.call(meta.grantLease, { ttlMs: 60_000 })).id
+        // What the lost members granted lies in between.
+        expect(after).to.equal(before + leaseSpan + 1024 * leaseSpan)
+        expect(await recovered.call(meta.deletesStatus, {})).to.include({ held: true, incarnation: 2 })
+        expect(await recovered.call(meta.resumeDeletes, {})).to.include({ held: false })
+      })
+    }
   })
 
   describe('client sessions', () => {
@@ -177,7 +201,9 @@ describe('meta service, version 2', () => {
     it('are not removed by mistake', async () => {
       expect((await kit.refused(meta.removeMetaMember, { id: 'm9', force: true })).code).to.equal('NOT_FOUND')
       expect((await kit.refused(meta.removeMetaMember, { id: 'm3' })).code).to.equal('CONDITION_FAILED')
-      expect((await kit.refused(meta.addMetaMember, { id: 'm4', address: 'm4' })).code).to.equal('INVALID_ARGUMENT')
+      for (const address of ['m4', 'm4:99999', 'm4:0', 'not an address:1', '']) {
+        expect((await kit.refused(meta.addMetaMember, { id: 'm4', address })).code).to.equal('INVALID_ARGUMENT')
+      }
       expect((await kit.refused(meta.addMetaMember, { id: 'M 4', address: 'a:1' })).code).to.equal('INVALID_ARGUMENT')
       expect(kit.changes).to.deep.equal([])
     })
@@ -230,6 +256,33 @@ describe('meta service, version 2', () => {
       expect((await kit.call(meta.statChunk, { id: lease })).copies).to.equal(3)
       expect(kit.barriers).to.equal(before + 4)
       expect((await kit.call(meta.manifestPage, { manifest, page: 0 })).chunks.length).to.equal(1)
+      // It knows the manifest while it is staged only, as it was at the upload: the rest is on its way.
+      const commitId = id(900)
+      const staged = { commitId, lease, copies: 3, write: 'quorum' as const }
+      const acked = (at: number) => ({
+        id: lease + at,
+        length: 10,
+        root: new Uint8Array(8),
+        replicas: [
+          { disk: 1, generation: 1 },
+          { disk: 2, generation: 1 },
+        ],
+      })
+      kit.role = 'leader'
+      await kit.call(meta.stagePage, {
+        ...staged,
+        page: 0,
+        chunks: Array.from({ length: 512 }, (_, i) => acked(5_000 + i)),
+      })
+      kit.role = 'follower'
+      kit.catchUp = async () => {
+        kit.catchUp = undefined
+        kit.role = 'leader'
+        await kit.call(meta.stagePage, { ...staged, page: 1, chunks: [acked(6_000)] })
+        kit.role = 'follower'
+      }
+      const late = await kit.call(meta.manifestPage, { manifest: commitId, page: 1 })
+      expect(late.chunks.map((chunk) => chunk.id)).to.deep.equal([lease + 6_000])
       await kit.log.command({ kind: 'nodeDown', node: 'n1', incarnation: id(1) })
       const again = await kit.call(meta.openObject, { bucket: 'photos', key: 'c', withChunks: true })
       expect(again.first.chunks[0]?.replicas.map(({ disk, state }) => `${disk}:${state}`)).to.deep.equal([

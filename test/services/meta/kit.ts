@@ -163,8 +163,9 @@ export class MetaKit implements NetServer {
         await this.hold
         return (await this.log.payload(payload)).reply
       },
-      barrier: () => {
+      barrier: async () => {
         this.barriers++
+        await this.catchUp?.()
         return this.follows || this.role === 'leader'
           ? Promise.resolve()
           : Promise.reject(new StoreError('NOT_LEADER', 'no'))
@@ -197,6 +198,8 @@ export class MetaKit implements NetServer {
     this.control.leading = role === 'leader'
   }
 
+  /** What a barrier brings. */
+  catchUp: (() => Promise<void>) | undefined
   /** True: a barrier works although this node does not lead. */
   follows = false
 

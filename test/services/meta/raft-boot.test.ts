@@ -63,6 +63,27 @@ async function refusal(promise: Promise<unknown>): Promise<string> {
 }
 
 describe('raft boot', () => {
+  it('the second copy of a vote is written before anything is said: one lost slot then gives no second vote', async () => {
+    const node = await formed(3, 3)
+    // The power went between the slot and the log.
+    await node.slots.save({ term: 4, vote: 'b' })
+    await node.store.close()
+    const { store, start } = await node.boot(3)
+    expect(start.hardState).to.deep.equal({ term: 4, vote: 'b' })
+    await store.close()
+    const { contents } = node.stores.files
+    for (const name of ['raft-hard-0', 'raft-hard-1']) {
+      const slot = contents.get(name)
+      const sequence = (await HardStateSlots.open(node.stores.files, node.formation.identity)).value
+      if (slot === undefined || sequence?.term !== 4) continue
+      const kept = slot.slice()
+      slot.fill(0xff)
+      const left = (await HardStateSlots.open(node.stores.files, node.formation.identity)).value
+      if (left?.term === 4) slot.set(kept)
+    }
+    expect(await refusal(node.boot(3))).to.match(/the log knows of term 4 and the hard state only of term 3/)
+  })
+
   it('a state that is behind the log is brought forward: replay begins after what it has on disk', async () => {
     const { boot, kv } = await formed(20, 15)
     await kv.close()

@@ -101,6 +101,10 @@ export class ListMachine implements StateMachine {
     return replies
   }
 
+  /** Awaited in an install before it is ready, and between that and the swap. */
+  beforeReady: (() => Promise<void>) | undefined
+  duringSwap: (() => Promise<void>) | undefined
+
   /** Added to the digest: a state that is not what it should be. */
   skew = 0
 
@@ -120,9 +124,17 @@ export class ListMachine implements StateMachine {
     return { index: this.#index, term: 0, pieces: pieces() }
   }
 
-  async install(index: number, _term: number, pieces: AsyncIterable<Uint8Array>): Promise<void> {
+  async install(
+    index: number,
+    _term: number,
+    pieces: AsyncIterable<Uint8Array>,
+    ready?: () => Promise<void>,
+  ): Promise<void> {
     let text = ''
     for await (const piece of pieces) text += fromUtf8(piece) ?? ''
+    await this.beforeReady?.()
+    await ready?.()
+    await this.duringSwap?.()
     await this.#kv.batch([{ type: 'put', key: utf8('state'), value: utf8(text) }], { sync: true })
     this.#load(utf8(text))
     if (this.#index !== index) throw new Error('the image is of another index')

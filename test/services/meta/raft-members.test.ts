@@ -3,6 +3,8 @@
 import { expect } from 'chai'
 import { utf8 } from '../../../src/base/bytes.ts'
 import { isStoreError, type StoreError } from '../../../src/model/errors.ts'
+import { raftMethods } from '../../../src/wire/methods.ts'
+import type { holdfast } from '../../../src/wire/messages.ts'
 import { Cluster, type Host } from './raft-cluster.ts'
 
 const three = ['m1', 'm2', 'm3']
@@ -305,6 +307,62 @@ describe('raft members', () => {
       const peer = other?.running.status().peers.find((item) => item.id === id)
       return peer?.addresses.join() === 'elsewhere:9'
     })
+  })
+
+  it('what somebody else says of where a member is reached changes nothing', async () => {
+    const { cluster, leader } = await formed()
+    const [host, other] = cluster.hosts.filter((item) => item !== leader)
+    if (host === undefined || other === undefined) throw new Error('no followers')
+    const { id } = host.process
+    const client = cluster.net.client(other.process)
+    const hello = { from: 'x', incarnation: '', clusterId: '', peers: [], addresses: [] }
+    const ask = async (address: string, request: typeof hello | holdfast.v1.HelloRequest.$Properties) => {
+      const outcome = await cluster.outcome(client.call(address, raftMethods.hello, request, { timeoutMs: 1000 }))
+      if ('error' in outcome) throw outcome.error
+      return outcome.value
+    }
+    const { incarnation, clusterId } = await ask(host.address, hello)
+    cluster.crash(host)
+    const before = leader.running.status().commit
+    for (const addresses of [['not an address'], ['h:99999'], ['nobody:1'], [other.address]]) {
+      await ask(leader.address, { from: id, incarnation, clusterId, peers: [], addresses })
+      await cluster.run(3000)
+    }
+    const known = leader.running.status().peers.find((peer) => peer.id === id)?.addresses
+    expect(known).to.deep.equal([host.address])
+    expect(leader.running.status().commit).to.equal(before)
+    expect([leader.fatal, other.fatal]).to.deep.equal([undefined, undefined])
+  })
+
+  it('a founder that was not told of its cluster does not take the answer of a later member for the founders', async () => {
+    const cluster = new Cluster(three)
+    await cluster.startAll()
+    const m3 = cluster.host('m3')
+    await cluster.until('it is formed', () => cluster.events.some((item) => item.event === 'cluster formed'))
+    cluster.isolate(m3)
+    const leader = await cluster.untilLeader()
+    expect(m3.running.clusterId()).to.equal(undefined)
+    const m4 = cluster.join('m4')
+    cluster.isolate(m3)
+    await cluster.start(m4)
+    expect(await add(cluster, m4)).to.equal(true)
+    // m3 is started again with m4 among its peers, and reaches that one alone.
+    cluster.net.heal()
+    for (const host of cluster.hosts) {
+      if (host === m3 || host === m4) continue
+      cluster.net.cut(m3.process, host.process)
+      cluster.net.cut(host.process, m3.process)
+    }
+    cluster.crash(m3)
+    await cluster.start(m3, cluster.hosts)
+    await cluster.until('it asks for a founder', () =>
+      cluster.events.some((item) => item.event === 'waiting for a founder of the cluster to answer'),
+    )
+    expect(m3.running.clusterId()).to.equal(undefined)
+    cluster.net.heal()
+    await cluster.propose(leader, 'x')
+    await cluster.until('it follows', () => m3.commands.join() === leader.commands.join())
+    expect(m3.fatal).to.equal(undefined)
   })
 })
 

@@ -178,4 +178,43 @@ describe('raft snapshots', () => {
     expect(follower.machine?.installed).to.equal(0)
     expect(follower.commands).to.deep.equal(leader.commands)
   })
+
+  it('while a new state is made durable the node goes on acknowledging; a swap that fails ends it', async () => {
+    for (const fails of [false, true]) {
+      const { cluster, leader, follower } = await formed()
+      cluster.crash(follower)
+      await write(cluster, leader, 200)
+      await cluster.start(follower)
+      const { machine } = follower
+      if (machine === undefined) throw new Error('no machine')
+      let flushed: () => void = () => undefined
+      let flushing = false
+      machine.beforeReady = () => {
+        flushing = true
+        return new Promise((resolve) => {
+          flushed = resolve
+        })
+      }
+      if (fails) machine.duringSwap = () => Promise.reject(new Error('the pointer was not written'))
+      await cluster.until('it flushes', () => flushing)
+      // Only this node and the leader are left: nothing is written without it.
+      const third = cluster.hosts.find((host) => host !== leader && host !== follower)
+      if (third === undefined) throw new Error('no third')
+      cluster.crash(third)
+      const batches = follower.logBatches
+      leader.running.propose(utf8('more')).catch(() => undefined)
+      await cluster.run(300)
+      expect(follower.running.status().term).to.equal(leader.running.status().term)
+      expect(follower.logBatches).to.be.at.least(batches)
+      flushed()
+      if (fails) {
+        await cluster.until('it stops', () => follower.fatal !== undefined)
+        expect(follower.fatal?.message).to.contain('the pointer was not written')
+      } else {
+        await cluster.until('it caught up', () => follower.commands.length === 201)
+        expect(machine.installed).to.equal(1)
+        expect(follower.fatal).to.equal(undefined)
+      }
+    }
+  })
 })

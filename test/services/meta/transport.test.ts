@@ -238,4 +238,27 @@ describe('raft transport', () => {
     }
     expect(pair.b.messages).to.deep.equal([])
   })
+
+  it('addresses in frames that are none are not used, and those that strangers tell of themselves bring nobody down', async () => {
+    const pair = new Pair()
+    const { a, b } = pair
+    const client = pair.net.client(a.process)
+    const stream = client.open('b:1', raftMethods.messages)
+    stream.onClose(() => undefined)
+    const head = { clusterId: id(99), from: 'zz', incarnation: id(7), to: 'b', versionMax: 2 }
+    const checkpoint = { digestIndex: 256, digest: 1 }
+    stream.send({ ...head, ...checkpoint, messages: [], addresses: ['not an address', 'h:99999', '', 'a:1'] })
+    await pair.run()
+    expect(b.transport.addressOf('zz')).to.equal('a:1')
+    // What it says of its state and its program is no member's word.
+    expect(b.checkpoints).to.deep.equal([])
+    expect(b.transport.newsOf('zz')?.versionMax).to.equal(0)
+    for (let i = 0; i < 100; i++) {
+      const other = client.open('b:1', raftMethods.messages)
+      other.onClose(() => undefined)
+      other.send({ ...head, from: `zz${i}`, messages: [], addresses: ['a:1'] })
+    }
+    await pair.send(heartbeat)
+    expect(b.transport.newsOf('a')?.versionMax, 'members are remembered').to.equal(2)
+  })
 })

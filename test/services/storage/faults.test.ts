@@ -6,6 +6,7 @@ import { open, readdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { expect } from 'chai'
 import { StoreError } from '../../../src/model/errors.ts'
+import { fenceOf } from '../../../src/model/fence.ts'
 import type { ExtentFile } from '../../../src/ports/extents.ts'
 import type { DiskEngine } from '../../../src/services/storage/types.ts'
 import { until } from '../../drivers/grpc-kit.ts'
@@ -168,6 +169,44 @@ describe('storage node in trouble', () => {
     expect(client.received(6).equals(bytes)).equal(true)
     expect(client.failures.has(7)).equal(true)
     expect(node.ready()).equal(true)
+  })
+
+  it('serves on with its other disk when one cannot take the incarnation of a recovered cluster', async () => {
+    let readOnly = false
+    world.wrapFiles = (files) => {
+      world.wrapFiles = (others) => others
+      const write = (name: string, bytes: Uint8Array): Promise<void> =>
+        readOnly ? Promise.reject(new Error('EROFS: read-only file system')) : files.write(name, bytes)
+      return {
+        ...files,
+        write,
+        read: (name) => files.read(name),
+        overwrite: (name, bytes) => files.overwrite(name, bytes),
+      }
+    }
+    const { address, engines } = await ready({ disks: 2 })
+    const { meta } = world
+    const states = (): string | undefined =>
+      meta
+        .heartbeats()
+        .at(-1)
+        ?.disks.map((disk) => disk.state)
+        .join()
+    const recover = async (incarnation: number): Promise<void> => {
+      const before = meta.heartbeats().length
+      meta.term = fenceOf(1, incarnation)
+      meta.stream?.destroy(new StoreError('FENCED', 'register again'))
+      await until(() => meta.heartbeats().length > before && states() === 'failed,ok', 'the node is back with one disk')
+    }
+    readOnly = true
+    await recover(2)
+    await recover(3)
+    expect(engines.map((engine) => engine.clusterIncarnation)).deep.equal([1, 3])
+    const client = new ChunkClient(world.theEnv(), address)
+    client.put(1, { id: 5 }, chunkBytes(1000))
+    await until(() => client.answered(1), 'it takes chunks')
+    expect(client.done.get(1)?.disk).equal(2)
+    expect(world.fatals).deep.equal([])
   })
 
   it('does not begin a delete that waited past its deadline', async () => {

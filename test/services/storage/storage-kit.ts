@@ -19,6 +19,7 @@ import { StoreError } from '../../../src/model/errors.ts'
 import { blockCount, limits } from '../../../src/model/limits.ts'
 import type { Env } from '../../../src/ports/env.ts'
 import type { ExtentFiles } from '../../../src/ports/extents.ts'
+import type { Files } from '../../../src/ports/files.ts'
 import type { Hasher } from '../../../src/ports/hasher.ts'
 import type { Duplex } from '../../../src/ports/net.ts'
 import { openDisk } from '../../../src/services/storage/engine/disk.ts'
@@ -109,6 +110,8 @@ export class World {
   hasher: Hasher | undefined
   /** What a disk opened from now on sees of its extent files. */
   wrapExtents: (files: ExtentFiles) => ExtentFiles = (files) => files
+  /** The same for its small files. */
+  wrapFiles: (files: Files) => Files = (files) => files
 
   async start(): Promise<void> {
     const hasher = await createXxHasher()
@@ -140,7 +143,7 @@ export class World {
     const env = this.theEnv()
     const extents = this.wrapExtents(await openExtentFiles(path))
     return openDisk(
-      { ...env, files: createFiles(path), extents, kv: createLevelFactory(path) },
+      { ...env, files: this.wrapFiles(createFiles(path)), extents, kv: createLevelFactory(path) },
       { path, extentBytes: 64 * 1024 * 1024, reserveBytes: 0, ...(arenaBytes === undefined ? {} : { arenaBytes }) },
     )
   }

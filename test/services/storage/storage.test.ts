@@ -7,6 +7,7 @@ import { expect } from 'chai'
 import { isStoreError, StoreError } from '../../../src/model/errors.ts'
 import { fenceOf } from '../../../src/model/fence.ts'
 import { storageMethods } from '../../../src/wire/methods.ts'
+import type { holdfast } from '../../../src/wire/messages.ts'
 import { until } from '../../drivers/grpc-kit.ts'
 import { ChunkClient, chunkBytes, clusterId, World } from './storage-kit.ts'
 
@@ -319,6 +320,24 @@ describe('storage node', () => {
       await until(() => node.ready(), 'a later leader is accepted')
     })
 
+    it('learns nothing from the fence of another cluster', async () => {
+      world.meta.term = 5
+      // Nobody is at the others: one wrong answer of many is not the end.
+      const nobody = Array.from({ length: 8 }, (_, i) => `127.0.0.1:${i + 1}`)
+      const { node } = await ready({ meta: [world.meta.address, ...nobody] })
+      const registers = (): holdfast.v1.Register[] => world.meta.received.flatMap(({ register }) => register ?? [])
+      const own = world.meta.clusterId
+      world.meta.clusterId = 'd'.repeat(32)
+      world.meta.term = fenceOf(7, 2)
+      const before = registers().length
+      world.meta.stream?.destroy()
+      await until(() => registers().length > before, 'it meets the other cluster')
+      world.meta.clusterId = own
+      world.meta.term = 6
+      await until(() => registers().length > before + 1 && node.ready(), 'its own leader is accepted')
+      expect(registers().at(-1)?.termSeen).equal(5)
+    })
+
     it('notes a recovery of the metadata on its disks, and refuses leaders from before it in whatever term', async () => {
       world.meta.term = fenceOf(2, 3)
       const { node, engines } = await ready({ disks: 2 })
@@ -366,6 +385,11 @@ describe('storage node', () => {
       expect(report?.until).equal(100)
       expect((await meta.order({ check: { disk: 1, ids: [1, 4, 10] } })).ids).deep.equal([4])
       expect((await meta.order({ verify: { disk: 1, ids: [1, 4, 10] } })).ids).deep.equal([4])
+      // Held, but not with that content.
+      const [any, other] = [new Uint8Array(0), new Uint8Array(8).fill(1)]
+      expect((await meta.order({ check: { disk: 1, ids: [1, 10], roots: [other, any] } })).ids).deep.equal([1])
+      expect((await meta.order({ verify: { disk: 1, ids: [1, 10], roots: [any, other] } })).ids).deep.equal([10])
+      expect((await meta.order({ verify: { disk: 1, ids: [1, 10], roots: [any] } })).code).equal('INVALID_ARGUMENT')
       const stale = await meta.order({ delete: { disk: 1, generation: 9, ids: [1] } })
       expect(stale.code).equal('FENCED')
       const deleted = await meta.order({ delete: { disk: 1, generation: 1, ids: [1, 2] } })

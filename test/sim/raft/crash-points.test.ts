@@ -231,6 +231,13 @@ describe('sim: raft storage that lost what it acknowledged', () => {
     await opened.store.append(undefined, [entry(7, 3)], { term: 3, vote: 'c' }, 4)
     const later = opened.journal.content
     expect(await refusal({ ...later, files: content.files })).to.equal('DATA_LOST')
+    // Only the vote is newer, and then only who got it.
+    const voted = await open(content)
+    await voted.store.note({ term: 3, vote: 'c' }, 3)
+    expect(await refusal(voted.journal.content)).to.equal('DATA_LOST')
+    const other = await open(content)
+    await other.store.note({ term: 2, vote: 'c' }, 3)
+    expect(await refusal(other.journal.content)).to.equal('DATA_LOST')
     const files = new Map([...later.files.keys()].map((name) => [name, new Uint8Array(512)]))
     expect(await refusal({ ...later, files })).to.equal('CORRUPT')
   })

@@ -1,7 +1,8 @@
 /**
  * Looking at replicas where they are: nobody's word about a copy is acted on before the node that holds it has looked.
  *
- * `prove` asks for a definite lookup and then a full read with every block checked. Findings of nodes and reports of
+ * `prove` asks for a definite lookup and then a full read with every block checked. Both compare the root with that of
+ * the metadata: other content under the same id, left over from before a recovery, is no copy. Findings of nodes and reports of
  * clients end here; so do the replicas that a commit left as `copying` and whose time is over.
  */
 
@@ -63,14 +64,21 @@ export class Evidence {
     this.#reportPump = new Pump(term, 'look at reported replicas', () => this.#lookAtReports())
   }
 
-  /** Ids of `chunks` that the disk does not hold, by lookup. Rejects when the node is not attached or does not answer. */
+  /** What the chunks must hold to be copies; empty for those that nobody knows. */
+  async #roots(chunks: readonly ChunkId[]): Promise<Uint8Array[]> {
+    const records = await this.#term.queries.chunks(chunks)
+    return records.map((record) => record?.root ?? new Uint8Array(0))
+  }
+
+  /** Ids of `chunks` that the disk does not hold, or with other content, by lookup. Rejects when the node is not attached or does not answer. */
   async missing(disk: DiskNumber, chunks: readonly ChunkId[]): Promise<{ generation: number; missing: ChunkId[] }> {
     const asked = new Set(chunks)
     const missing: ChunkId[] = []
     let generation = this.#generation(disk)
     for (let at = 0; at < chunks.length; at += checkBatch) {
       const ids = chunks.slice(at, at + checkBatch)
-      const done = await this.#orders(disk).give({ check: { disk, ids } }, lookMs)
+      const roots = await this.#roots(ids)
+      const done = await this.#orders(disk).give({ check: { disk, ids, roots } }, lookMs)
       generation = done.generation
       for (const id of done.ids) if (asked.has(id)) missing.push(id)
     }
@@ -86,7 +94,8 @@ export class Evidence {
     let generation = this.#generation(disk)
     for (let at = 0; at < held.length; at += verifyBatch) {
       const ids = held.slice(at, at + verifyBatch)
-      const done = await this.#orders(disk).give({ verify: { disk, ids } }, verifyMs)
+      const roots = await this.#roots(ids)
+      const done = await this.#orders(disk).give({ verify: { disk, ids, roots } }, verifyMs)
       if (at > 0 && done.generation !== generation) {
         throw new StoreError('FENCED', `disk ${disk} changed its generation during a verification`)
       }

@@ -73,6 +73,8 @@ export class Garbage {
 
   async #emptyTrash(): Promise<void> {
     for (;;) {
+      // What is in it may be wanted back. Taken up again by `start`.
+      if (this.#term.deletesHeld) return
       const beforeMs = this.#term.env.clock.wallMs() - this.#term.config.gcGraceMs
       const trashed = beforeMs < 0 ? [] : await this.#term.queries.trash(beforeMs, trashMax)
       if (trashed.length === 0) break

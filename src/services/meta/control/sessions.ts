@@ -7,8 +7,11 @@
  * registration, and fields are checked here, at the door.
  */
 
+import { versionOf } from '../../../core/meta/commands.ts'
+import { isAddress } from '../../../model/address.ts'
 import { asStoreError, StoreError } from '../../../model/errors.ts'
 import { type DiskNumber, formatChunkId, isHexId, isNodeId, type NodeId } from '../../../model/ids.ts'
+import { quote } from '../../../model/names.ts'
 import { type DiskState, diskStates } from '../../../model/words.ts'
 import { hexId, nameOf, safeCounter } from '../../../wire/checks.ts'
 import type { holdfast } from '../../../wire/messages.ts'
@@ -53,8 +56,6 @@ export interface SessionEvents {
 }
 
 const disksPerNodeMax = 256
-/** Cluster version from which ids are reserved. */
-const reservationVersion = 2
 const findingBytesMax = 500
 
 export class Sessions {
@@ -192,7 +193,8 @@ export class Sessions {
   async #reserveIds(request: holdfast.v1.Register, nextChunk: number): Promise<void> {
     let highest = 0
     for (const disk of request.disks) highest = Math.max(highest, safeCounter(disk.chunkIdMax, 'chunk_id_max'))
-    if (highest < nextChunk || this.#term.version < reservationVersion) return
+    if (highest < nextChunk) return
+    if (this.#term.version < versionOf('reserveChunkIds', this.#term.toldIncarnation > 1)) return
     this.#term.log.warn('a disk holds chunks newer than the metadata: deletes are held', {
       node: request.node,
       chunk: formatChunkId(highest),
@@ -293,6 +295,10 @@ function registration(request: holdfast.v1.Register): {
   }
   if (request.addresses.length === 0 || request.addresses.length > 8) {
     throw new StoreError('INVALID_ARGUMENT', `register ${request.node}: give 1 to 8 addresses`)
+  }
+  const bad = request.addresses.find((address) => !isAddress(address))
+  if (bad !== undefined) {
+    throw new StoreError('INVALID_ARGUMENT', `register ${request.node}: address ${quote(bad)} is not host:port`)
   }
   if (request.zone === '' || request.zone.length > 63) {
     throw new StoreError('INVALID_ARGUMENT', `register ${request.node}: give a zone of 1 to 63 characters`)

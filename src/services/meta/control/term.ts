@@ -107,7 +107,8 @@ export class Term {
       try {
         // The union loses its members' identity in the spread; the fields are those of `proposal`.
         const command = { ...proposal, nowMs: this.env.clock.wallMs() } as Command
-        checkProposal(command, { version: this.version, lowSpace: false })
+        const own = this.replicator.clusterIncarnation()
+        checkProposal(command, { version: this.version, lowSpace: false, told: this.toldIncarnation, own })
         return await this.replicator.propose(encodeCommand(command))
       } catch (error) {
         if (!isStoreError(error) || (error.code !== 'UNAVAILABLE' && error.code !== 'OVERLOADED')) throw error

@@ -15,7 +15,7 @@ import { blockSumsOf, type Sum } from '../../../core/chunk/sums.ts'
 import { type ChunkRecord, freedBy } from '../../../core/chunk/index-record.ts'
 import type { Freed } from '../../../core/chunk/record.ts'
 import type { DiskIdentity } from '../../../core/chunk/identity.ts'
-import { asStoreError, StoreError } from '../../../model/errors.ts'
+import { asStoreError, isStoreError, StoreError } from '../../../model/errors.ts'
 import { type ChunkId, formatChunkId } from '../../../model/ids.ts'
 import type { ChunkReader, ChunkWriter, DiskEngine, DiskStatus, PutRequest, PutResult } from '../types.ts'
 import { Arena } from './arena.ts'
@@ -39,6 +39,11 @@ const deleteBatch = 1024
 const placeUnknown: Freed = { extent: 0, payload: 0, span: 0, held: true }
 /** Findings kept until somebody listens; what is more shows in the full report that follows every start of a node. */
 const findingsMax = 1024
+
+/** True when the chunk has this root, or none is asked for. */
+function isRoot(record: ChunkRecord, root: Uint8Array | undefined): boolean {
+  return root === undefined || root.length === 0 || equalBytes(record.root, root)
+}
 
 interface Stored {
   readonly record: ChunkRecord
@@ -99,7 +104,13 @@ class Disk implements DiskEngine {
 
   async adopt(clusterId: string, nodeId: string, incarnation = 1): Promise<void> {
     const owner = { clusterId, nodeId, incarnation }
-    this.#identity = await adoptIdentity(this.#deps.files, this.path, this.#identity, owner, this.#sum)
+    this.#gate.check()
+    try {
+      this.#identity = await adoptIdentity(this.#deps.files, this.path, this.#identity, owner, this.#sum)
+    } catch (error) {
+      if (isStoreError(error) && error.code === 'WRONG_CLUSTER') throw error
+      throw this.#gate.fail('writing its identity', error)
+    }
   }
 
   status(): DiskStatus {
@@ -311,7 +322,7 @@ class Disk implements DiskEngine {
     this.#deps.log.error('extents are missing or cut off', { disk: this.path, extents, chunks: count })
   }
 
-  async verify(id: ChunkId): Promise<'intact' | 'corrupt' | 'missing'> {
+  async verify(id: ChunkId, root?: Uint8Array): Promise<'intact' | 'corrupt' | 'missing'> {
     return await this.#work(async () => {
       const stored = await this.#find(id).catch((error: unknown) => {
         const failure = asStoreError(error, 'verify')
@@ -323,6 +334,7 @@ class Disk implements DiskEngine {
       if (typeof stored === 'string') return stored
       const { record, held } = stored
       try {
+        if (!isRoot(record, root)) return 'missing'
         const finding = await this.#verifier.check(id, record, held)
         if (finding === undefined && record.inline !== undefined && !this.#inlineIntact(record)) {
           await this.#bad(id, record, 'its copy in the index does not match its checksum')
@@ -367,11 +379,19 @@ class Disk implements DiskEngine {
     else if (this.#findings.length < findingsMax) this.#findings.push([id, finding])
   }
 
-  async missing(ids: readonly ChunkId[]): Promise<ChunkId[]> {
+  async missing(ids: readonly ChunkId[], roots: readonly Uint8Array[] = []): Promise<ChunkId[]> {
     this.#gate.check()
     const out: ChunkId[] = []
-    for (const id of ids) if (!(await this.#parts.index.has(id))) out.push(id)
+    for (const [i, id] of ids.entries()) if (!(await this.#holds(id, roots[i]))) out.push(id)
     return out
+  }
+
+  async #holds(id: ChunkId, root: Uint8Array | undefined): Promise<boolean> {
+    const { index } = this.#parts
+    if (root === undefined || root.length === 0) return index.has(id)
+    const known = await index.get(id)
+    // A damaged record shows in a verification, which reports it.
+    return known.kind === 'damaged' || (known.kind === 'held' && isRoot(known.record, root))
   }
 
   async list(from: ChunkId, to: ChunkId, limit: number): Promise<{ ids: ChunkId[]; until: ChunkId }> {

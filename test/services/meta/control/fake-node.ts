@@ -47,6 +47,7 @@ class ServerEnd {
       pause: () => {
         this.#paused = true
       },
+      traffic: () => ({ receivedBytes: 0, queuedBytes: 0 }),
       resume: () => {
         this.#paused = false
         for (const message of this.#held.splice(0)) this.#deliver(message)
@@ -100,8 +101,8 @@ export class FakeNode {
   readonly id: string
   readonly zone: string
   readonly diskId: string
-  /** Chunks on its disk, and whether their bytes are good. */
-  readonly chunks = new Map<number, 'good' | 'bad'>()
+  /** Chunks on its disk: with good bytes, with bad ones, or other content under the same id. */
+  readonly chunks = new Map<number, 'good' | 'bad' | 'other'>()
   /** Orders it got, oldest first, in a short notation. */
   readonly orders: string[] = []
   readonly terms: number[] = []
@@ -257,8 +258,18 @@ export class FakeNode {
 
   #carryOut(order: Order): { code: string; ids: number[] } {
     if (order.copy && this.copyCode !== '') return { code: this.copyCode, ids: [] }
-    if (order.check) return { code: '', ids: order.check.ids.filter((id) => !this.chunks.has(id)) }
-    if (order.verify) return { code: '', ids: order.verify.ids.filter((id) => this.chunks.get(id) !== 'good') }
+    const { check, verify } = order
+    const isOther = (id: number, root?: Uint8Array): boolean => this.chunks.get(id) === 'other' && root?.length === 8
+    if (check)
+      return { code: '', ids: check.ids.filter((id, i) => !this.chunks.has(id) || isOther(id, check.roots[i])) }
+    if (verify) {
+      // Its own sums fit whatever it holds.
+      const bad = (id: number, i: number): boolean => {
+        const held = this.chunks.get(id)
+        return held === undefined || held === 'bad' || isOther(id, verify.roots[i])
+      }
+      return { code: '', ids: verify.ids.filter(bad) }
+    }
     if (order.delete) {
       if (order.delete.generation !== this.generation) return { code: 'FENCED', ids: [] }
       for (const id of order.delete.ids) this.chunks.delete(id)
@@ -268,7 +279,7 @@ export class FakeNode {
     const { chunk, replace, sources } = order.copy
     const from = this.#around.nodes.find((node) => node.id === sources[0]?.node)
     if (from === undefined || !from.alive || from.chunks.get(chunk) !== 'good') return { code: 'CORRUPT', ids: [] }
-    if (this.chunks.get(chunk) === 'bad' && !replace) return { code: 'CONFLICT', ids: [] }
+    if (['bad', 'other'].includes(this.chunks.get(chunk) ?? '') && !replace) return { code: 'CONFLICT', ids: [] }
     this.chunks.set(chunk, 'good')
     this.#around.copied.push(chunk)
     return { code: '', ids: [] }

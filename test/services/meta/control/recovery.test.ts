@@ -3,6 +3,7 @@
 import { expect } from 'chai'
 import { fenceOf, incarnationOf } from '../../../../src/model/fence.ts'
 import { leaseSpan } from '../../../../src/model/ids.ts'
+import { hex } from './fake-node.ts'
 import { ControlWorld } from './world.ts'
 
 describe('the fence of orders', () => {
@@ -12,6 +13,35 @@ describe('the fence of orders', () => {
     expect([incarnationOf(fenceOf(5, 1)), incarnationOf(fenceOf(5, 9)), incarnationOf(0)]).to.deep.equal([1, 9, 1])
   })
 })
+
+/** Writes an object of one chunk and removes it. */
+async function removedObject(world: ControlWorld): Promise<number> {
+  const condition = { ifAbsent: false, ifMatch: '' }
+  const lease = await world.lease()
+  for (const node of world.nodes) node.chunks.set(lease, 'good')
+  const acks = world.nodes.map((node) => ({ disk: node.disk, generation: node.generation }))
+  const root = new Uint8Array(8)
+  const put = {
+    kind: 'put',
+    bucket: 'photos',
+    key: 'k',
+    size: 10,
+    etag: root,
+    chunks: [{ id: lease, length: 10, root, acks, copying: [] }],
+    stagedPages: 0,
+    copies: 3,
+    concern: 'quorum',
+    contentType: 'a/b',
+    metadata: [],
+    condition,
+  } as const
+  await world.propose({ kind: 'createBucket', name: 'photos', commitId: hex(1) })
+  const written = await world.propose({ kind: 'commit', commitId: hex(2), lease, operations: [put] })
+  const remove = { kind: 'delete', bucket: 'photos', key: 'k', condition } as const
+  const removed = await world.propose({ kind: 'commit', commitId: hex(3), lease: 0, operations: [remove] })
+  expect([written.ok, removed.ok]).to.deep.equal([true, true])
+  return lease
+}
 
 describe('controllers: a recovered cluster', () => {
   let world: ControlWorld
@@ -25,6 +55,7 @@ describe('controllers: a recovered cluster', () => {
     world = await ControlWorld.make(['a', 'b', 'c'], {}, 2)
     world.resign()
     world.incarnation = 3
+    await world.propose({ kind: 'recovered', incarnation: 3 })
     world.back()
     for (const node of world.nodes) node.attach()
     await world.settle()
@@ -77,7 +108,7 @@ describe('controllers: a recovered cluster', () => {
     expect(world.control.heldBack()).to.equal(0)
   })
 
-  it('holds deletes while the state has not been told, as before the raise of an old cluster', async () => {
+  it('does nothing while the state has not been told, at cluster version 1 too', async () => {
     world = await ControlWorld.make(['a', 'b'], {}, 1)
     const lease = await world.lease(5_000)
     const chunk = await world.chunk(lease, 0, 2, [1, 2])
@@ -86,18 +117,79 @@ describe('controllers: a recovered cluster', () => {
     world.incarnation = 2
     world.back()
     for (const node of world.nodes) node.attach()
+    const before = world.index
     await world.advance(120_000)
     expect(orders('delete')).to.deep.equal([])
-    await world.propose({ kind: 'raiseVersion', version: 2 })
+    expect(world.index).to.equal(before)
     await world.propose({ kind: 'recovered', incarnation: 2 })
-    await world.settle()
-    // Every node must register again, and report, before anything on it counts.
-    expect(world.nodes.map((node) => node.attached)).to.deep.equal([false, false])
-    for (const node of world.nodes) node.attach()
+    for (const node of world.nodes) {
+      node.cut()
+      node.attach()
+    }
     await world.advance(60_000)
     expect(orders('delete')).to.deep.equal([])
     await world.propose({ kind: 'resumeDeletes' })
     await world.until('deleted', () => world.nodes.every((node) => node.chunks.size === 0), 120_000)
+  })
+
+  it("takes no other content under a chunk's id for a copy, neither to count nor as proof to delete", async () => {
+    world = await ControlWorld.make(['a', 'b', 'a', 'b'], {}, 2)
+    const lease = await world.lease()
+    const chunk = await world.chunk(lease, 1, 3, [2, 3, 4])
+    world.node(4).kill()
+    world.node(1).kill()
+    await world.until('down', async () => (await world.copiesOf(chunk)).length === 2)
+    // Written under the same id in a life of the cluster that was lost.
+    world.node(1).chunks.set(chunk, 'other')
+    const right = new Set(['s2', 's3', 's4'])
+    let counted = 0
+    const look = async (): Promise<void> => {
+      if (world.node(1).chunks.get(chunk) !== 'other') right.add('s1')
+      const copies = await world.copiesOf(chunk)
+      counted = copies.length
+      expect(copies.every((copy) => right.has(copy))).to.equal(true, copies.join(' '))
+    }
+    world.node(1).restart()
+    await world.until(
+      'its content is replaced',
+      async () => {
+        await look()
+        return counted === 3
+      },
+      120_000,
+    )
+    expect(world.node(1).chunks.get(chunk)).to.equal('good')
+    expect(world.node(1).orders).to.include(`copy ${chunk} replace`)
+    // A surplus is given up only for copies with the right content.
+    world.node(2).chunks.set(chunk, 'other')
+    world.node(4).restart()
+    await world.until(
+      'three right copies',
+      async () => {
+        const copies = await world.copiesOf(chunk)
+        return (
+          copies.length === 3 &&
+          copies.every((copy) => world.nodes.find(({ id }) => id === copy)?.chunks.get(chunk) === 'good')
+        )
+      },
+      120_000,
+    )
+    expect(world.nodes.filter((node) => node.chunks.get(chunk) === 'good').length).to.be.at.least(3)
+  })
+
+  it('leaves what was removed in the trash until deletes are resumed', async () => {
+    world = await ControlWorld.make(['a', 'b', 'c'], {}, 2)
+    const chunk = await removedObject(world)
+    await world.propose({ kind: 'recovered', incarnation: 2 })
+    await world.advance(300_000)
+    expect((await world.machine.queries.trash(Number.MAX_SAFE_INTEGER - 1, 5)).length).to.equal(1)
+    expect((await world.machine.queries.chunk(chunk))?.references).to.equal(1)
+    await world.propose({ kind: 'resumeDeletes' })
+    await world.until(
+      'emptied',
+      async () => (await world.machine.queries.trash(Number.MAX_SAFE_INTEGER - 1, 5)).length === 0,
+    )
+    expect((await world.machine.queries.chunk(chunk))?.references).to.equal(0)
   })
 
   it('never hands out an id that a disk reports, and holds deletes when it sees one from the future', async () => {
@@ -175,8 +267,11 @@ describe('controllers: client sessions', () => {
     await world.propose({ kind: 'closeSession', session: '2'.padStart(32, '0') })
     world.back()
     await world.advance(4_000)
-    expect(await left()).to.equal(2)
+    expect(await left()).to.equal(3)
     await world.advance(3_000)
+    // The id of the one that was closed is kept for as long as it could have lived.
+    expect(await left()).to.equal(1)
+    await world.advance(5_000)
     expect(await left()).to.equal(0)
   })
 })

@@ -93,6 +93,11 @@ export class ControlWorld {
     return node
   }
 
+  /** Of the last entry. */
+  get index(): number {
+    return this.#index
+  }
+
   accept(stream: NodeStream): void {
     this.#acceptStream(stream)
   }

@@ -42,6 +42,24 @@ describe('disk engine', () => {
     expect(both.sort()).to.deep.equal(['CONFLICT', 'none'])
   })
 
+  it('does not take other content under an id for the chunk that is asked for', async () => {
+    const disk = await new DiskWorld().open()
+    const [none, other] = [new Uint8Array(0), new Uint8Array(8).fill(9)]
+    const one = await put(disk, 1, content(1, large))
+    const two = await put(disk, 2, content(2, 100))
+    expect(await disk.missing([1, 2, 3], [one.root, other, other])).to.deep.equal([2, 3])
+    expect(await disk.missing([1, 2, 3], [none, two.root, none])).to.deep.equal([3])
+    expect([await disk.verify(1, one.root), await disk.verify(1, none), await disk.verify(1)]).to.deep.equal([
+      'intact',
+      'intact',
+      'intact',
+    ])
+    expect([await disk.verify(1, other), await disk.verify(2, other)]).to.deep.equal(['missing', 'missing'])
+    // It is not touched.
+    expect(await get(disk, 1)).to.deep.equal(content(1, large))
+    await disk.close()
+  })
+
   it('stores nothing when the bytes do not match their sums', async () => {
     const disk = await new DiskWorld().open()
     const sums = await put(disk, 1, content(1, large))

@@ -30,7 +30,7 @@ import { runSteadyLoad, type SpanFigures, SteadyLoad } from './lib/steady-load.t
 
 const clients = 64
 /** A member that is sent the state gets so long to have it and what came meanwhile. */
-const memberMs = 240_000
+const memberMs = 400_000
 const members = ['m1', 'm2', 'm3']
 
 interface Plan {

@@ -149,10 +149,12 @@ const reads: readonly Mutant[] = [
     scenario('late-word-to-take-over'),
     ['state.lease.giveUp();', ''],
   ),
-  mutant('a failed transfer of leadership never ends', 'core/raft/transfer.js', raft, [
-    "if (state.transferee === '' || ++state.transferElapsed < state.electionTicks)",
-    'if (true)',
-  ]),
+  mutant(
+    'a failed transfer of leadership never ends',
+    'core/raft/transfer.js',
+    scenario('leadership-for-a-dead-node'),
+    ["if (state.transferee === '' || ++state.transferElapsed < state.electionTicks)", 'if (true)'],
+  ),
 ]
 
 const members: readonly Mutant[] = [
@@ -241,10 +243,12 @@ const disks: readonly Mutant[] = [
     'if (!voteAlone)',
     'if (false)',
   ]),
-  mutant('the log is compacted beyond what the state has on disk', 'services/meta/raft-lanes.js', { by: 'cluster' }, [
-    'Math.min(core.view.applied, machine.durableIndex())',
-    'core.view.applied',
-  ]),
+  mutant(
+    'the log is compacted beyond what the state has on disk',
+    'services/meta/raft-lanes.js',
+    { by: 'test', file: 'test/sim/raft/lanes.test.js' },
+    ['Math.min(core.view.applied, machine.durableIndex())', 'core.view.applied'],
+  ),
 ]
 
 const metadata: readonly Mutant[] = [

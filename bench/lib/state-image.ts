@@ -36,9 +36,9 @@ import { logName } from '../../src/services/meta/raft-boot.ts'
 const stateName = 'state'
 /** Writes of one batch: about what a group of commits writes. */
 const batchOperations = 4096
-export const copies = 3
+const copies = 3
 /** Chunks of one object: files of 64 MiB. */
-export const chunksEach = 16
+const chunksEach = 16
 const chunkBytes = 4 * 1024 * 1024
 const filledBucket = 'filled'
 

@@ -32,9 +32,12 @@ export class DiskFaults {
   readonly #later: Later
   /** Meta nodes whose log was damaged or wiped. */
   readonly #lost = new Set<Victim>()
+  /** A minority of the founding members; whatever an operator adds may be a member or not. */
+  readonly #lostMax: number
 
   constructor(options: NemesisOptions, later: Later) {
     this.#options = options
+    this.#lostMax = Math.floor((options.metas.length - 1) / 2)
     this.#later = later
   }
 
@@ -119,9 +122,8 @@ export class DiskFaults {
   /** The log of one meta node is lost. It must refuse to start; what it was is replaced, or missing from then on. */
   #loseMeta(kind: 'rot-log' | 'wipe-meta'): void {
     const { random, metas } = this.#options
-    const lostMax = Math.floor((metas.length - 1) / 2)
-    const whole = metas.filter((meta) => !this.#lost.has(meta))
-    if (this.#lost.size >= lostMax || whole.length === 0) return
+    const whole = metas.filter((meta) => !this.#lost.has(meta) && !meta.gone)
+    if (this.#lost.size >= this.#lostMax || whole.length === 0) return
     const meta = random.pick(whole)
     if (meta.host.alive) meta.crash()
     if (kind === 'wipe-meta') meta.wipe()

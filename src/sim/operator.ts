@@ -156,22 +156,27 @@ export class Operator {
       meta.revive()
       this.#toAdd.add(meta)
     }
-    for (const meta of this.#toAdd) {
-      if (!meta.host.alive) meta.start()
-      const { reply, error } = await this.#options.caller.ask(
-        metaMethods.addMetaMember,
-        { id: meta.host.id, address: meta.address },
-        changeMs,
-        changeMs,
-      )
-      const inside = reply?.catchingUp === false || error?.code === 'ALREADY_EXISTS'
-      this.#options.note(`add ${meta.host.id}: ${inside ? 'done' : this.#options.caller.trouble}`)
-      if (inside) {
-        this.#toAdd.delete(meta)
-        meta.joining = false
-      }
-      // A leader that was lost half-way may have left its entry in the new node's log: the answer says what to do.
-      else if (error?.code === 'CONDITION_FAILED' && /empty/.test(error.message)) meta.revive()
+    for (const meta of this.#toAdd) await this.#addNow(meta)
+  }
+
+  /** One attempt; when it is refused, what the answer says is to be done before the next. */
+  async #addNow(meta: MetaHost): Promise<void> {
+    const { caller, note } = this.#options
+    const { id } = meta.host
+    if (!meta.host.alive) meta.start()
+    const request = { id, address: meta.address }
+    const { reply, error } = await caller.ask(metaMethods.addMetaMember, request, changeMs, changeMs)
+    const inside = reply?.catchingUp === false || error?.code === 'ALREADY_EXISTS'
+    note(`add ${id}: ${inside ? 'done' : caller.trouble}`)
+    if (inside) {
+      this.#toAdd.delete(meta)
+      meta.joining = false
+    } else if (error?.code === 'CONDITION_FAILED' && error.message.includes('meta remove')) {
+      // It lost its directory while it was being added.
+      await caller.ask(metaMethods.removeMetaMember, { id, force: true }, changeMs, changeMs)
+    } else if (error?.code === 'CONDITION_FAILED' && error.message.includes('empty')) {
+      // A leader that was lost half-way has left its entry in the new node's log.
+      meta.revive()
     }
   }
 }

@@ -220,7 +220,17 @@ describe('gRPC streams on bare HTTP/2', () => {
   it('fail by their close, and calls by their promise, when an address is none', async () => {
     const bulk = bytesMethod('/holdfast.v1.Storage/Put', 'stream')
     const call = bytesMethod('/holdfast.test.One/Call', 'unary')
-    for (const address of ['not an address', 'h:99999', '', 'h', 'h:0', 'user@h:1', 'h/x:1', '999.1.1.1:80', '[::::]:1']) {
+    for (const address of [
+      'not an address',
+      'h:99999',
+      '',
+      'h',
+      'h:0',
+      'user@h:1',
+      'h/x:1',
+      '999.1.1.1:80',
+      '[::::]:1',
+    ]) {
       for (const method of [pipe, bulk]) {
         const stream = kit.client.open(address, method)
         stream.send(Buffer.from('x'))

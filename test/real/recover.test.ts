@@ -5,14 +5,36 @@
 
 import { rm } from 'node:fs/promises'
 import { expect } from 'chai'
+import { createGrpcClient } from '../../src/drivers/grpc-client.ts'
 import { connect } from '../../src/main/index.ts'
+import { leaseSpan } from '../../src/model/ids.ts'
+import { metaMethods } from '../../src/wire/methods.ts'
+import { quietLog } from '../drivers/grpc-kit.ts'
 import { TestCluster } from '../support/cluster.ts'
 import { content, sha256 } from '../support/content.ts'
 import { runCli, until } from '../support/processes.ts'
 
+/** Asks one meta node for leases, many times a millisecond, until it has granted `count`. */
+async function granted(address: string, count: number): Promise<number[]> {
+  const net = createGrpcClient({ log: quietLog })
+  const ids: number[] = []
+  const endMs = Date.now() + 20_000
+  const ask = async (): Promise<void> => {
+    const { id } = await net.call(address, metaMethods.grantLease, { ttlMs: 60_000 }, { timeoutMs: 3_000 })
+    ids.push(id)
+  }
+  while (ids.length < count && Date.now() < endMs) {
+    await Promise.allSettled(Array.from({ length: Math.min(8, count) }, ask))
+  }
+  await net.close()
+  if (ids.length < count) throw new Error(`${address} granted ${ids.length} leases`)
+  return ids
+}
+
 describe('real processes: meta recover', function () {
   this.timeout(120_000)
   let cluster: TestCluster
+  let lastLease = 0
   const bytes = content(31, 300_000)
 
   before(async () => {
@@ -21,6 +43,9 @@ describe('real processes: meta recover', function () {
     await store.buckets.create('kept')
     for (let i = 0; i < 20; i++) await store.put('kept', `k${i}`, i % 5 === 0 ? bytes : '')
     await store.close()
+    await cluster.untilAgreed()
+    const addresses = ['m1', 'm2', 'm3'].map((id) => cluster.node(id).address)
+    lastLease = (await Promise.any(addresses.map(async (address) => await granted(address, 1))))[0] ?? 0
     await cluster.untilAgreed()
   })
 
@@ -48,6 +73,9 @@ describe('real processes: meta recover', function () {
     const done = await recover('m2', '--yes')
     expect(done.code, done.stderr).to.equal(0)
     cluster.startNode('m2')
+    // Clients that do not wait for anything: no id may be granted that the lost members may have granted.
+    const leases = await granted(cluster.node('m2').address, 20)
+    expect(Math.min(...leases)).to.be.greaterThan(lastLease + 1024 * leaseSpan)
     await cluster.untilReady('m2')
     await cluster.untilUp()
     const store = await connect({ meta: [cluster.node('m2').address] })

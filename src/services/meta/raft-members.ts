@@ -67,12 +67,12 @@ interface Round {
 }
 
 type Hello = holdfast.v1.HelloReply
+type AskHello = (address: string) => Promise<Hello | undefined>
 
 export class Members {
   readonly #host: MemberHost
   readonly #watches = new Set<Watch>()
   readonly #rounds = new Map<NodeId, Round>()
-  /** Looking whether a member is where it is said to be. */
   #claiming = false
 
   constructor(host: MemberHost) {
@@ -230,26 +230,17 @@ export class Members {
   }
 
   /**
-   * Somebody says that member `id` is reached elsewhere now. Anybody can say that, so it is replicated only when that very
-   * member answers there; the others it names come with the first. One at a time: the member asks again.
+   * Anybody can say that member `id` is reached elsewhere: replicated only when that very member answers `hello` at the
+   * first address. `hello` never rejects. One at a time: the member says it again.
    */
-  async claim(id: NodeId, addresses: readonly string[]): Promise<void> {
+  async claim(id: NodeId, addresses: readonly string[], hello: AskHello): Promise<void> {
     const address = addresses[0]
     if (this.#claiming || address === undefined || !this.#mayMove(id, addresses)) return
     this.#claiming = true
-    try {
-      const { env, self } = this.#host
-      const { node: from, incarnation, clusterId, clusterIncarnation } = self
-      const request = { from, incarnation, clusterId, clusterIncarnation, addresses: [], peers: [] }
-      const hello = await env.net.call(address, raftMethods.hello, request, { timeoutMs: callTimeoutMs })
-      const own = hello.node === id && hello.incarnation === this.#member(id)?.incarnation
-      if (own && hello.clusterId === clusterId) this.move(id, addresses)
-    } catch (error) {
-      const { message: reason } = asStoreError(error, 'hello')
-      this.#host.env.log.debug('a member is not reached where it is said to be', { peer: id, address, reason })
-    } finally {
-      this.#claiming = false
-    }
+    const found = await hello(address)
+    this.#claiming = false
+    const own = found !== undefined && found.incarnation === this.#member(id)?.incarnation
+    if (own && found.clusterId === this.#host.self.clusterId) this.move(id, addresses)
   }
 
   #mayMove(id: NodeId, addresses: readonly string[]): boolean {

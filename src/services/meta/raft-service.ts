@@ -54,8 +54,10 @@ function answerHello(host: ServiceHost, request: holdfast.v1.HelloRequest): hold
   const sameCluster =
     request.clusterId === self.clusterId && (request.clusterIncarnation || 1) === self.clusterIncarnation
   if (sameCluster && running.memberOf(request.from)?.incarnation === request.incarnation) {
-    // Never rejects; whoever asks does not wait for it.
-    members.claim(request.from, request.addresses).catch(() => undefined)
+    const { from: id, addresses } = request
+    const claim = members.claim(id, addresses, (address) => host.formation.hello({ id, address }))
+    // Whoever asks does not wait for it. What can fail there is a broken invariant of the core, which ends the node anyway.
+    claim.catch(() => undefined)
   }
   const { index, config } = core.log.configAt(core.view.commit)
   const empty = core.log.lastIndex === 0

@@ -7,7 +7,7 @@
  * pieces to the state machine under back-pressure, and answers only when everything is durable.
  */
 
-import { concatBytes, equalBytes } from '../../base/bytes.ts'
+import { concatBytes, copyBytes, equalBytes } from '../../base/bytes.ts'
 import { SchemaError } from '../../base/schema.ts'
 import { asStoreError, StoreError } from '../../model/errors.ts'
 import type { NodeId } from '../../model/ids.ts'
@@ -283,7 +283,8 @@ class PieceQueue {
       this.#complete = true
       this.close()
     } else {
-      this.#sums.push(piece.sum.slice())
+      // A slice of a Buffer would keep the whole message.
+      this.#sums.push(copyBytes(piece.sum))
       this.#queue.push(piece.data)
       if (this.#queue.length >= queuedPiecesMax) this.#stream.pause()
     }

@@ -1,7 +1,7 @@
 /**
  * Snapshots of a simulated node: taken and streamed to a follower in pieces, received and put in place. The order of an
- * install is that of `src/services/meta/raft-snapshots.ts`: install record, pieces, appends held and the offer looked at
- * again, state replaced, log reset in one batch, only then acknowledged. A crash may come between any two of them.
+ * install is that of `src/services/meta/raft-snapshots.ts`: install record, pieces, new state durable, appends held and the
+ * offer looked at again, state replaced, log reset in one batch, only then acknowledged. A crash may come between any two.
  */
 
 import type { SnapshotOffer } from '../../core/raft/messages.ts'
@@ -108,7 +108,7 @@ export class Installs {
           return
         }
         proceed = () => {
-          if (arrived === true) this.#gate(transfer, mark, release)
+          if (arrived === true) this.#build(transfer, mark, release)
           else this.#cancel(transfer, release)
         }
         if (arrived !== undefined) proceed()
@@ -122,7 +122,13 @@ export class Installs {
     }
   }
 
-  /** Behind the last piece: the log stands still, and the snapshot is still wanted. */
+  /** The new state is made beside the old one, while the log goes on. */
+  #build(transfer: Transfer, mark: SnapshotMark, release: () => void): void {
+    const { loop, owner, plan } = this.#host
+    loop.after(plan.disk.syncUs * 2, 'install', owner, () => this.#gate(transfer, mark, release))
+  }
+
+  /** The new state is durable: the log stands still, and the snapshot is still wanted. */
   #gate(transfer: Transfer, mark: SnapshotMark, release: () => void): void {
     const { core, loop, owner, plan } = this.#host
     if (core.hasUnsaved || !core.hold(true)) {
@@ -140,7 +146,7 @@ export class Installs {
 
   #replace(transfer: Transfer, mark: SnapshotMark, release: () => void): void {
     const { core, store, machine, loop, owner, plan } = this.#host
-    loop.after(plan.disk.syncUs * 2, 'install', owner, () => {
+    loop.after(plan.disk.syncUs, 'install', owner, () => {
       machine.install(transfer.image)
       store.finishInstall(mark, core.keepsSuffix(mark), (worked) => {
         if (!worked) {

@@ -2,7 +2,8 @@
  * The lanes of a simulated node: what `src/services/meta/raft-lanes.ts` does with a Ready, in the same order and without
  * promises. The slot before the batch, the batch before `appendDone`, `sendAfter` after that; one append and one user of
  * the state machine at a time; only what is committed and durable is applied; the log is compacted below what the state
- * has on disk.
+ * has on disk. One courtesy is left out on purpose: the log is not kept for members that are being sent a snapshot, so that
+ * they meet a log that is compacted again.
  */
 
 import type { Raft } from '../../core/raft/raft.ts'

@@ -197,11 +197,15 @@ export class Operator {
   }
 
   /**
-   * Majorities say nothing of who can be elected: among the others a voter must be at least as far as everybody. A witness
-   * or a learner that has more than all voters would stand in their way for ever.
+   * Majorities say nothing of who can be elected: among the others a voter must be at least as far as everybody who votes. A
+   * witness that has more than all voters would stand in their way for ever.
    */
   #othersHoldAll(node: SimNode, gone: ReadonlySet<SimNode>): boolean {
-    const others = this.#nodes.filter((other) => other !== node && other.core !== undefined && !gone.has(other))
+    const rest = this.#nodes.filter((other) => other !== node && other.core !== undefined && !gone.has(other))
+    const others = rest.filter(({ id, core }) => {
+      const role = core?.config.config.members.find((member) => member.id === id)?.role
+      return role !== undefined && role !== 'learner'
+    })
     return others.some((candidate) => {
       const log = candidate.core?.log
       const listed = candidate.core?.config.config.members.find(({ id }) => id === candidate.id)

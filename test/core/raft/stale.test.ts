@@ -230,7 +230,14 @@ describe('raft late messages', () => {
     }
     const node = new TestNode(optionsOf('b', three, [1], { term: 1, vote: '' }))
     node.raft.step(heartbeat('stranger', 1_000_000))
-    node.raft.step({ ...heartbeat('stranger', termMax), kind: 'vote', pre: false, forced: true, lastIndex: 9, lastTerm: 9 })
+    node.raft.step({
+      ...heartbeat('stranger', termMax),
+      kind: 'vote',
+      pre: false,
+      forced: true,
+      lastIndex: 9,
+      lastTerm: 9,
+    })
     node.work()
     expect(node.raft.view).to.include({ term: 1, leader: '' })
     node.raft.step(heartbeat('d', 500))

@@ -204,8 +204,8 @@ export class MetaKit implements NetServer {
   follows = false
 
   /** A founded cluster with four disks and bucket `photos`. */
-  static async open(version = 1): Promise<MetaKit> {
-    const machine = createMachine(memoryStores())
+  static async open(version = 1, stores: MetaStores = memoryStores()): Promise<MetaKit> {
+    const machine = createMachine(stores)
     await machine.open()
     const kit = new MetaKit(machine)
     await kit.log.command({ kind: 'found', clusterId: id(0xc1), version })

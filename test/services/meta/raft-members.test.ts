@@ -339,21 +339,17 @@ describe('raft members', () => {
     await cluster.startAll()
     const m3 = cluster.host('m3')
     await cluster.until('it is formed', () => cluster.events.some((item) => item.event === 'cluster formed'))
-    cluster.isolate(m3)
+    // It answered as a founder, and misses what came of it.
+    cluster.crash(m3)
     const leader = await cluster.untilLeader()
-    expect(m3.running.clusterId()).to.equal(undefined)
     const m4 = cluster.join('m4')
-    cluster.isolate(m3)
     await cluster.start(m4)
     expect(await add(cluster, m4)).to.equal(true)
-    // m3 is started again with m4 among its peers, and reaches that one alone.
-    cluster.net.heal()
     for (const host of cluster.hosts) {
       if (host === m3 || host === m4) continue
       cluster.net.cut(m3.process, host.process)
       cluster.net.cut(host.process, m3.process)
     }
-    cluster.crash(m3)
     await cluster.start(m3, cluster.hosts)
     await cluster.until('it asks for a founder', () =>
       cluster.events.some((item) => item.event === 'waiting for a founder of the cluster to answer'),

@@ -12,7 +12,7 @@ import { SimNet } from '../../../src/sim/net.ts'
 import { Seeded } from '../../../src/sim/seed.ts'
 import { simEntropy, simHasher, simLog, SimMetrics } from '../../../src/sim/sinks.ts'
 import { raftMethods } from '../../../src/wire/methods.ts'
-import type { holdfast } from '../../../src/wire/messages.ts'
+import { type holdfast, v1 } from '../../../src/wire/messages.ts'
 import { turns } from './raft-cluster.ts'
 
 type Piece = holdfast.v1.SnapshotPiece.$Properties
@@ -191,6 +191,48 @@ describe('raft snapshot transfer', () => {
       expect(transfer.offered, name).to.equal(undefined)
       expect(isStoreError(transfer.closed), name).to.equal(true)
     }
+  })
+
+  it('keeps nothing of a piece that was taken in: its memory is used again', async () => {
+    const transfer = new Transfer()
+    let deliver: (piece: holdfast.v1.SnapshotPiece) => void = () => undefined
+    const answers: holdfast.v1.SnapshotDone.$Properties[] = []
+    const nothing = (): void => undefined
+    const stream: Parameters<typeof receiveSnapshot>[2] = {
+      send: (answer) => answers.push(answer) > 0,
+      end: nothing,
+      destroy: nothing,
+      pause: nothing,
+      resume: nothing,
+      traffic: () => transfer.open().traffic(),
+      onMessage: (handler) => {
+        deliver = handler
+      },
+      onDrain: nothing,
+      onEnd: nothing,
+      onClose: nothing,
+    }
+    const target = {
+      self: follower,
+      incarnationOf: () => leader.incarnation,
+      configIndex: () => 1,
+      install: async (_offer: SnapshotOffer, pieces: AsyncIterable<Uint8Array>): Promise<void> => {
+        // As over a real network, a piece and its sum are slices of one Buffer.
+        for await (const piece of pieces) new Uint8Array(piece.buffer).fill(0)
+      },
+    }
+    receiveSnapshot(transfer.env(transfer.receiver), target, stream, new AbortController().signal)
+    for (const piece of goodPieces(contents)) {
+      const { data = new Uint8Array(0), sum: sent = new Uint8Array(0) } = piece
+      const message = Buffer.from(new Uint8Array(data.length + sent.length).buffer)
+      message.set(data)
+      message.set(sent, data.length)
+      const slices = { data: message.subarray(0, data.length), sum: message.subarray(data.length) }
+      deliver(new v1.SnapshotPiece({ ...piece, ...slices }) as holdfast.v1.SnapshotPiece)
+      await new Promise((resolve) => setImmediate(resolve))
+    }
+    await transfer.run()
+    expect(answers).to.deep.equal([{ installed: true, reason: '' }])
   })
 
   it('goes on as long as pieces come, however slowly they are read', async () => {

@@ -22,6 +22,7 @@ export interface Mutant {
 
 const raft: Finder = { by: 'raft' }
 const scenario = (name: string): Finder => ({ by: 'raft', scenario: `test/sim/raft/seeds/${name}.json` })
+const lanes: Finder = { by: 'test', file: 'test/sim/raft/lanes.test.js' }
 const replicationTest: Finder = { by: 'test', file: 'test/core/raft/replication.test.js' }
 const storage: Finder = { by: 'test', file: 'test/sim/raft/crash-points.test.js' }
 
@@ -235,20 +236,18 @@ const disks: readonly Mutant[] = [
     "this.#write([{ type: 'put', key: installKey, value: seal(installRecord, record) }])",
     'Promise.resolve()',
   ]),
-  mutant('a vote is answered before its slot is synced', 'services/meta/raft-lanes.js', { by: 'cluster' }, [
+  mutant('a vote is answered before its slot is synced', 'services/meta/raft-lanes.js', lanes, [
     'await slots.save(hardState)',
     'slots.save(hardState).catch(() => undefined)',
   ]),
-  mutant('an append is answered before its batch is synced', 'services/meta/raft-lanes.js', { by: 'cluster' }, [
+  mutant('an append is answered before its batch is synced', 'services/meta/raft-lanes.js', lanes, [
     'if (!voteAlone)',
     'if (false)',
   ]),
-  mutant(
-    'the log is compacted beyond what the state has on disk',
-    'services/meta/raft-lanes.js',
-    { by: 'test', file: 'test/sim/raft/lanes.test.js' },
-    ['Math.min(core.view.applied, machine.durableIndex())', 'core.view.applied'],
-  ),
+  mutant('the log is compacted beyond what the state has on disk', 'services/meta/raft-lanes.js', lanes, [
+    'Math.min(core.view.applied, machine.durableIndex())',
+    'core.view.applied',
+  ]),
 ]
 
 const metadata: readonly Mutant[] = [

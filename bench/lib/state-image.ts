@@ -8,7 +8,7 @@
  */
 
 import { randomFillSync } from 'node:crypto'
-import { cpSync, rmSync } from 'node:fs'
+import { cpSync, readdirSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { putU64, toHex } from '../../src/base/bytes.ts'
 import { decode, encode, type Schema, uint } from '../../src/base/schema.ts'
@@ -32,6 +32,7 @@ import { leaseSpan } from '../../src/model/ids.ts'
 import type { Kv, KvOperation } from '../../src/ports/kv.ts'
 import { LogStore } from '../../src/services/meta/log-store.ts'
 import { logName } from '../../src/services/meta/raft-boot.ts'
+import { pause } from './figures.ts'
 
 const stateName = 'state'
 /** Writes of one batch: about what a group of commits writes. */
@@ -39,6 +40,8 @@ const batchOperations = 4096
 const copies = 3
 /** Chunks of one object: files of 64 MiB. */
 const chunksEach = 16
+const settledMs = 500
+const settledLooks = 6
 const chunkBytes = 4 * 1024 * 1024
 const filledBucket = 'filled'
 
@@ -204,11 +207,23 @@ async function cutLog(directory: string, index: number): Promise<void> {
   await store.close()
 }
 
+/** Resolves when the store in `directory` compacts no more: what was written in a minute is not to be paid for in the runs. */
+async function settled(directory: string): Promise<void> {
+  let last = ''
+  for (let unchanged = 0; unchanged < settledLooks; ) {
+    await pause(settledMs)
+    const now = readdirSync(directory).join()
+    unchanged = now === last ? unchanged + 1 : 0
+    last = now
+  }
+}
+
 /** Fills the stopped nodes in `directories`, the members of one founded cluster, with `chunks` chunks of three copies. */
 export async function fillState(directories: readonly string[], chunks: number): Promise<Filled & { writes: number }> {
   const first = directories[0] as string
   const kv = await createLevelFactory(first).open(stateName)
   const { filled, index, writes } = await fill(kv, chunks)
+  await settled(join(first, stateName))
   await kv.close()
   for (const directory of directories.slice(1)) {
     rmSync(join(directory, stateName), { recursive: true })

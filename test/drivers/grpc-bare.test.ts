@@ -38,15 +38,15 @@ interface Answer {
 describe('gRPC streams on bare HTTP/2', () => {
   let kit: Kit
   let session: ClientHttp2Session | undefined
-  let stranger: Http2Server | undefined
+  let strangers: Http2Server[] = []
   beforeEach(() => {
     kit = createKit()
   })
   afterEach(async () => {
     session?.destroy()
-    stranger?.close()
+    for (const stranger of strangers) stranger.close()
     session = undefined
-    stranger = undefined
+    strangers = []
     await kit.stop()
   })
 
@@ -168,12 +168,13 @@ describe('gRPC streams on bare HTTP/2', () => {
 
   /** A server that answers every stream with `answer`, and what our client makes of it. */
   async function strange(answer: (stream: ServerHttp2Stream) => void): Promise<StoreError | undefined> {
-    stranger = createServer()
+    const stranger = createServer()
+    strangers.push(stranger)
     stranger.on('stream', (stream) => {
       stream.on('error', () => undefined)
       answer(stream)
     })
-    await new Promise<void>((resolve) => stranger?.listen(0, '127.0.0.1', resolve))
+    await new Promise<void>((resolve) => stranger.listen(0, '127.0.0.1', resolve))
     const stream = kit.client.open(`127.0.0.1:${(stranger.address() as AddressInfo).port}`, pipe)
     return new Promise((resolve) => stream.onClose(resolve))
   }

@@ -1,9 +1,9 @@
 /**
  * The metadata service beside etcd: three members each on this machine, the same load in turn, fsync on both sides.
  *
- * Usage: npm run bench meta [-- --part put,read,kill,stop,transfer,terms,large] [--clients 1,64,256] [--seconds 6]
- * [--runs 3] [--minutes 10] [--chunks 10000000] [--only holdfast|etcd] [--profile DIR]. By default all but `terms` and
- * `large`, which take long. Without etcd on the path ours is measured alone. Results go to bench/results/.
+ * Usage: npm run bench meta [-- --part put,read,kill,stop,transfer,terms] [--clients 1,64,256] [--seconds 6]
+ * [--runs 3] [--minutes 10] [--only holdfast|etcd] [--profile DIR]. By default all but `terms`,
+ * which takes long. Without etcd on the path ours is measured alone. Results go to bench/results/.
  */
 
 import { mkdtempSync } from 'node:fs'
@@ -15,7 +15,6 @@ import { compare } from './lib/compare.ts'
 import type { Contender } from './lib/contender.ts'
 import { etcdVersion, startEtcd } from './lib/etcd.ts'
 import { circumstances, residentMebibytes, say, writeResults } from './lib/figures.ts'
-import { measureLargeState } from './lib/large-state.ts'
 import { gapsAfter, gapsAtTransfer, termsUnderLoad } from './lib/leader-loss.ts'
 import { load, runLoad } from './lib/load.ts'
 import { startMeta } from './lib/meta-cluster.ts'
@@ -29,7 +28,6 @@ interface Plan {
   readonly warmSeconds: number
   readonly runs: number
   readonly minutes: number
-  readonly chunks: number
   readonly only: string | undefined
   readonly profile: string | undefined
 }
@@ -49,7 +47,6 @@ function planOf(args: readonly string[]): Plan {
       warm: { type: 'string', default: '1' },
       runs: { type: 'string', default: '3' },
       minutes: { type: 'string', default: '10' },
-      chunks: { type: 'string', default: '10000000' },
       only: { type: 'string' },
       profile: { type: 'string' },
     },
@@ -61,7 +58,6 @@ function planOf(args: readonly string[]): Plan {
     warmSeconds: Number(values.warm),
     runs: Number(values.runs),
     minutes: Number(values.minutes),
-    chunks: Number(values.chunks),
     only: values.only,
     profile: values.profile,
   }
@@ -128,7 +124,6 @@ async function measureAll(kinds: readonly Kind[], scratch: string, plan: Plan): 
     results['transfer'] = await each(['holdfast'], scratch, plan, (one) => gapsAtTransfer(one, runs))
   }
   if (parts.has('terms')) results['terms'] = await termsUnderLoad(join(scratch, 'busy'), plan.minutes)
-  if (parts.has('large')) results['large'] = await measureLargeState(scratch, plan.chunks, runs)
   return results
 }
 

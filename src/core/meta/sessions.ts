@@ -72,6 +72,11 @@ function gone(id: string): never {
 export function closeSession(tx: Transaction, id: string): void {
   const session = tx.get(keys.session(id), sessionRecord)
   if (session === undefined || session.lowest === closedLowest) return
+  // In a full table the room is worth more than safety from an open that was sent before the close and arrives after it.
+  if (tx.counters.sessions >= sessionsMax) {
+    forgetSession(tx, id, session)
+    return
+  }
   for (const sequence of session.kept) tx.del(keys.keptReply(id, sequence))
   const expiresMs = tx.nowMs + session.ttlMs
   tx.put(keys.session(id), sessionRecord, { ...session, lowest: closedLowest, kept: [], expiresMs })

@@ -262,7 +262,7 @@ export class Oracles {
     }
     if (message.kind === 'vote' && !pre) this.#gives(node, message.term, node.id)
     if (message.kind === 'voteReply' && message.granted && !pre) this.#gives(node, message.term, message.to)
-    if (message.kind === 'appendReply' && message.accepted) this.#acknowledges(node, message.index)
+    if (message.kind === 'appendReply' && message.accepted) this.#acknowledges(node, message.index, message.term)
   }
 
   #gives(node: Watched, term: number, candidate: NodeId): void {
@@ -278,8 +278,11 @@ export class Oracles {
     this.#votes.set(key, candidate)
   }
 
-  #acknowledges(node: Watched, index: number): void {
-    const { image } = node.disk
+  #acknowledges(node: Watched, index: number, term: number): void {
+    const { image, hard } = node.disk
+    // An answer of an earlier term was true when the entry became durable, and the entry may be replaced by now. It is as
+    // good as one that was long on its way: whoever leads a newer term without the entry was refused this node's vote.
+    if (hard !== undefined && term < hard.term) return
     if (index > image.base.index && !image.entries.has(index)) {
       this.fail(`${node.id} acknowledges entry ${index}, which is not on its disk`)
     }

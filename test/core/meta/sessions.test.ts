@@ -167,6 +167,10 @@ describe('client sessions', () => {
   it('fill a table that drops none of them', () => {
     for (let n = 2; n <= sessionsMax; n++) world.run({ kind: 'openSession', session: id(n), ttlMs: 1_000 })
     expect(world.applied().sessions).to.equal(sessionsMax)
+    // One that is closed makes room at once.
+    world.ok({ kind: 'closeSession', session: id(9_000) })
+    world.ok({ kind: 'openSession', session: id(sessionsMax + 1), ttlMs: 1_000 })
+    expect(world.applied().sessions).to.equal(sessionsMax)
     world.nowMs += 10_000_000
     world.refused({ kind: 'openSession', session: id(1_000_000), ttlMs: 1_000 }, 'OVERLOADED')
     world.ok({ kind: 'openSession', session: id(77), ttlMs: 1_000 })

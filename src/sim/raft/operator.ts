@@ -206,11 +206,16 @@ export class Operator {
       const role = core?.config.config.members.find((member) => member.id === id)?.role
       return role !== undefined && role !== 'learner'
     })
+    // What those that go have sent to a witness may still arrive there.
+    const witnessed = others.some(({ id, core }) =>
+      core?.config.config.members.some((member) => member.id === id && member.role === 'witness'),
+    )
+    const ahead = witnessed ? [...others, node, ...gone] : others
     return others.some((candidate) => {
       const log = candidate.core?.log
       const listed = candidate.core?.config.config.members.find(({ id }) => id === candidate.id)
       if (log === undefined || listed?.role !== 'voter' || listed.incarnation !== candidate.incarnation) return false
-      return others.every(({ core }) => {
+      return ahead.every(({ core }) => {
         const { lastTerm = 0, lastIndex = 0 } = core?.log ?? {}
         return log.lastTerm > lastTerm || (log.lastTerm === lastTerm && log.durable >= lastIndex)
       })

@@ -29,12 +29,11 @@ const rankTicks = 2
  * whose removal is not known to be committed is still needed to commit it; a learner that was asked in vain is needed too.
  */
 function mayCampaign(state: RaftState): boolean {
-  const role = state.roster.roleOf(state.id)
+  const role = state.ownRole
   if (isWitness(role) || state.term >= termMax) return false
   if (state.isVoter || (role === 'learner' && state.askedInVain)) return true
-  const { log, id } = state
-  const possible = log.configsFrom(log.commit)
-  return possible.some(({ config }) => config.members.some((member) => member.id === id && isFull(member.role)))
+  const possible = state.log.configsFrom(state.log.commit)
+  return possible.some(({ config }) => config.members.some((member) => state.isSelf(member) && isFull(member.role)))
 }
 
 export function campaign(state: RaftState, kind: CampaignKind): void {
@@ -125,7 +124,7 @@ export function handleVoteRequest(state: RaftState, request: VoteRequest): void 
   }
   const term = granted ? request.term : state.term
   state.emit({ kind: 'voteReply', to: request.from, term, pre: request.pre, granted }, true)
-  if (granted || state.roster.roleOf(state.id) !== 'learner' || state.role !== 'follower' || state.leader !== '') return
+  if (granted || state.ownRole !== 'learner' || state.role !== 'follower' || state.leader !== '') return
   if (state.log.isUpToDate(request.lastIndex, request.lastTerm)) return
   state.askedInVain = true
   campaign(state, 'pre')

@@ -29,6 +29,8 @@ import {
   type RaftLimits,
   type RaftOptions,
   type Role,
+  type Member,
+  type MemberRole,
 } from './types.ts'
 
 type DistributiveOmit<T, K extends PropertyKey> = T extends unknown ? Omit<T, K> : never
@@ -37,6 +39,7 @@ export type Outgoing = DistributiveOmit<Message, 'from'>
 
 export class RaftState {
   readonly id: NodeId
+  readonly #incarnation: string | undefined
   readonly limits: RaftLimits
   readonly electionTicks: number
   readonly electionSpreadTicks: number
@@ -100,6 +103,7 @@ export class RaftState {
 
   constructor(options: RaftOptions) {
     this.id = options.id
+    this.#incarnation = options.incarnation
     this.limits = options.limits
     this.electionTicks = options.electionTicks
     this.electionSpreadTicks = options.electionSpreadTicks
@@ -148,7 +152,16 @@ export class RaftState {
 
   /** True when the configuration in force lets this node lead. */
   get isVoter(): boolean {
-    return isFull(this.roster.roleOf(this.id))
+    return isFull(this.ownRole)
+  }
+
+  /** Part that this very directory plays; undefined also when only an earlier life of this id is listed. */
+  get ownRole(): MemberRole | undefined {
+    return this.log.config.config.members.find((member) => this.isSelf(member))?.role
+  }
+
+  isSelf(member: Member): boolean {
+    return member.id === this.id && (this.#incarnation === undefined || member.incarnation === this.#incarnation)
   }
 
   get hardChanged(): boolean {

@@ -139,6 +139,11 @@ export const defaultRaftLimits: RaftLimits = {
 /** What a node starts the core with: its durable state as the log store verified it. */
 export interface RaftOptions {
   readonly id: NodeId
+  /**
+   * Incarnation of this node's directory: a member of the same id and another incarnation is an earlier life, whose rights
+   * this node does not have. Absent: not compared, for tests with one life.
+   */
+  readonly incarnation?: string | undefined
   /** An election starts after `electionTicks` to `electionTicks + electionSpreadTicks` of silence. */
   readonly electionTicks: number
   readonly electionSpreadTicks: number

@@ -84,7 +84,8 @@ export async function launch(host: LaunchHost): Promise<Running> {
   const times = { electionTicks, electionSpreadTicks, heartbeatTicks, leaseReads }
   const newest = start.configs.at(-1)?.config ?? start.base.config.config
   const clusterVersion = Math.max(host.version(), isPlain(newest) ? 1 : 2)
-  const core = new Raft({ ...start, ...times, id: config.id, limits, seed, clusterVersion })
+  const { incarnation } = identity
+  const core = new Raft({ ...start, ...times, id: config.id, incarnation, limits, seed, clusterVersion })
   return join(host, identity, { core, store, slots, machine })
 }
 

@@ -132,9 +132,9 @@ export class SimNode implements Process {
       return
     }
     this.state = 'up'
-    const { id } = this
+    const { id, incarnation } = this
     if (this.witness) this.machine.install(markImage({ ...this.machine.image(), index: boot.start.applied }))
-    const core = new Raft({ ...this.#options(), ...boot.start, id, seed: this.#random.u32() })
+    const core = new Raft({ ...this.#options(), ...boot.start, id, incarnation, seed: this.#random.u32() })
     this.#running = this.#run(core, new SimStore(this.disk))
     oracles.started(this, core.view)
     this.#syncClock()

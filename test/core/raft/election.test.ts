@@ -2,6 +2,8 @@
 
 import { expect } from 'chai'
 import type { Message } from '../../../src/core/raft/messages.ts'
+import { Raft } from '../../../src/core/raft/raft.ts'
+import type { RaftOptions } from '../../../src/core/raft/types.ts'
 import { optionsOf, TestNetwork, TestNode } from './network.ts'
 
 const three = ['a', 'b', 'c']
@@ -243,5 +245,17 @@ describe('raft elections', () => {
     net.tick(3, ['a'])
     expect(net.node('c').raft.view).to.include({ role: 'leader' })
     expect(net.node('c').raft.view.lastIndex).to.equal(8)
+  })
+
+  it('scenario 54: a new directory under an old id does not use the vote that its log gives to the earlier one', () => {
+    const earlier = optionsOf('a', ['a'], [1, 1], { term: 1, vote: '' })
+    const alone = (options: RaftOptions): Raft => {
+      const raft = new Raft(options)
+      for (let i = 0; i < 100; i++) raft.tick()
+      return raft
+    }
+    const own = earlier.base.config.config.members[0]?.incarnation
+    expect(alone({ ...earlier, incarnation: own }).view.term).to.equal(2)
+    expect(alone({ ...earlier, incarnation: '9'.repeat(32) }).view).to.include({ role: 'follower', term: 1 })
   })
 })

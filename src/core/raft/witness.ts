@@ -7,7 +7,8 @@
  * kept up for an election timeout, the leader is alone: it notes that with a `solo` entry, sends to the witness what is
  * on its own disk and commits with it. From then on the witness is ahead of the silent member and does not elect it, so
  * an entry that was acknowledged by the pair is never replaced; and never ahead of the leader, which it must be able to
- * elect again. That ends when the member has caught up with all that the witness was sent, the `solo` entry included:
+ * elect again. A leader that hears neither of them is not alone but cut off: it could still speak to the witness, and put
+ * it ahead of the member that the witness has to elect. That ends when the member has caught up with all that the witness was sent, the `solo` entry included:
  * it is committed then, so that a member that is slow again and again does not make the log grow by such entries alone.
  * Invariants: no entry is sent to a witness that is not on the leader's disk; without `solo`, none that no other full
  * member has acknowledged.
@@ -49,6 +50,11 @@ function isLate(state: RaftState, other: Progress): boolean {
   return other.silence >= state.electionTicks || state.pairWait >= state.electionTicks
 }
 
+/** True when a witness answered while the silent member, silent for an election timeout by now, did not. */
+function hearsWitness(state: RaftState): boolean {
+  return [...state.progress.values()].some(({ witness, silence }) => witness && silence * 2 < state.electionTicks)
+}
+
 /** Looks whether this leader became alone, or is not any more. Called when it is elected and at each tick. */
 export function considerSolo(state: RaftState, ticks: number): void {
   if (state.roster.witnesses.length === 0) {
@@ -61,7 +67,7 @@ export function considerSolo(state: RaftState, ticks: number): void {
     state.pairWait = 0
   } else state.pairWait += ticks
   if (!state.solo) {
-    if (!others.every((other) => isLate(state, other))) return
+    if (!others.every((other) => isLate(state, other)) || !hearsWitness(state)) return
     state.solo = true
     if (state.soloIndex <= state.log.commit) state.soloIndex = state.appendOwn('solo', emptyBytes).index
     return

@@ -60,9 +60,17 @@ function heal(world: RaftWorld): SimNode[] {
   return nodes.filter((node) => node.state === 'up' && isMember(world, node) && !gone.has(node))
 }
 
-/** Dead, or alone, or able to speak and not to hear, or the other way round. */
+/**
+ * Dead, or alone, or able to speak and not to hear, or the other way round. A leader beside a witness is never deaf: about
+ * to be alone with the witness it might still send it what the other full member does not have, and then the cluster
+ * waits for it by design (docs/RULES.md, rule 8).
+ */
 function breakForEver(world: RaftWorld, node: SimNode, random: Seeded): void {
-  const fate = random.pick(['dead', 'dead', 'alone', 'deaf', 'mute'] as const)
+  const witnessed = node.core?.config.config.members.some(({ role }) => role === 'witness') === true
+  const leads = witnessed && node.core?.view.role === 'leader'
+  const fate = random.pick(
+    leads ? (['dead', 'alone', 'mute'] as const) : (['dead', 'dead', 'alone', 'deaf', 'mute'] as const),
+  )
   if (fate === 'dead') {
     world.crash(node, true)
     return

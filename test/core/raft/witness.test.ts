@@ -46,6 +46,15 @@ describe('raft witness', () => {
     expect(last(net.node('w'))).to.equal(before + 1)
   })
 
+  it('a leader that hears neither of them does not go on with the witness', () => {
+    const net = cluster()
+    net.drops = (message) => message.to === 'a'
+    net.propose('a', 'x')
+    net.tick(60)
+    expect(net.node('a').disk.entries.map(({ type }) => type)).not.to.include('solo')
+    expect(net.node('b').raft.view.role, 'the two that hear each other go on').to.equal('leader')
+  })
+
   it('a new leader sends a witness nothing before the other full member answered or was waited for', () => {
     const net = TestNetwork.of(pair)
     net.drops = (message) => message.kind === 'append' && message.to === 'b'
@@ -405,7 +414,7 @@ describe('raft witness', () => {
       node.work()
     }
     acknowledge()
-    // Nothing commits: the leader's own disk stands still, and w is gone. b takes longer than it is waited for.
+    // Nothing commits: the leader's own disk stands still, and w stores nothing. b takes longer than it is waited for.
     node.stalled = true
     const { commit } = raft.view
     for (let round = 0; round < 6; round++) {
@@ -413,7 +422,7 @@ describe('raft witness', () => {
       for (let i = 0; i < 14; i++) {
         const { solo } = raft.view
         raft.tick()
-        raft.step({ kind: 'heartbeatReply', from: 'b', to: 'a', term: 2, context: 0 })
+        for (const from of ['b', 'w']) raft.step({ kind: 'heartbeatReply', from, to: 'a', term: 2, context: 0 })
         node.work()
         if (raft.view.solo && !solo) times++
       }

@@ -25,6 +25,9 @@ const scenario = (name: string): Finder => ({ by: 'raft', scenario: `test/sim/ra
 const lanes: Finder = { by: 'test', file: 'test/sim/raft/lanes.test.js' }
 const replicationTest: Finder = { by: 'test', file: 'test/core/raft/replication.test.js' }
 const storage: Finder = { by: 'test', file: 'test/sim/raft/crash-points.test.js' }
+const segments: Finder = { by: 'test', file: 'test/services/meta/log-disk.test.js' }
+
+const crashes: Finder = { by: 'test', file: 'test/services/storage/engine/crash-points.test.js' }
 
 function mutant(name: string, file: string, finder: Finder, ...edits: (readonly [string, string])[]): Mutant {
   return { name, file, edits, finder }
@@ -208,11 +211,11 @@ const snapshots: readonly Mutant[] = [
 ]
 
 const disks: readonly Mutant[] = [
-  mutant('the Raft log is not synced', 'services/meta/log-store.js', storage, [
+  mutant('the Raft log in LevelDB is not synced', 'services/meta/log-store.js', storage, [
     'this.#kv.batch(operations, { sync })',
     'this.#kv.batch(operations, { sync: false })',
   ]),
-  mutant('the watermark is not kept', 'services/meta/log-store.js', storage, [
+  mutant('the watermark in LevelDB is not kept', 'services/meta/log-store.js', storage, [
     'const watermark = Math.min(this.#synced, kept)',
     'const watermark = 0',
   ]),
@@ -228,13 +231,41 @@ const disks: readonly Mutant[] = [
     'slotNames[sequence % 2]',
     'slotNames[0]',
   ]),
-  mutant('the log is compacted before its base has moved', 'services/meta/log-store.js', storage, [
+  mutant('the log in LevelDB is compacted before its base has moved', 'services/meta/log-store.js', storage, [
     'await this.#putBase({ index, term, config }, chain);',
     '',
   ]),
   mutant('a snapshot is put in place without a note', 'services/meta/log-store.js', storage, [
     "this.#write([{ type: 'put', key: installKey, value: seal(installRecord, record) }])",
     'Promise.resolve()',
+  ]),
+  mutant('a frame of the Raft log is not synced', 'services/meta/log-writer.js', storage, [
+    'if (plan.sync && segment.file.durable !== true)',
+    'if (false)',
+  ]),
+  mutant('a loss that later frames prove is taken for a torn write', 'services/meta/log-replay.js', segments, [
+    'behind.find((frame) => frame.synced > replay.sequence)',
+    'undefined',
+  ]),
+  mutant('a torn frame stays readable', 'services/meta/log-segments.js', segments, [
+    'for (const offset of offsets)',
+    'for (const offset of [])',
+  ]),
+  mutant('segments are given back before the base has moved', 'services/meta/log-disk.js', storage, [
+    'await this.#writeState({ base: { index, term, config }, baseChain: chain });',
+    '',
+  ]),
+  mutant('a segment is given back while it is read', 'services/meta/log-segments.js', segments, [
+    'if (live.readers > 0)',
+    'if (false)',
+  ]),
+  mutant('a snapshot is put in place in segments without a note', 'services/meta/log-disk.js', storage, [
+    'this.#writeState({ installing: mark })',
+    'Promise.resolve()',
+  ]),
+  mutant('the old log goes before the new one is in force', 'services/meta/log-place.js', storage, [
+    'await settle();',
+    '',
   ]),
   mutant('a vote is answered before its slot is synced', 'services/meta/raft-lanes.js', lanes, [
     'await slots.save(hardState)',
@@ -248,6 +279,76 @@ const disks: readonly Mutant[] = [
     'Math.min(core.view.applied, machine.durableIndex())',
     'core.view.applied',
   ]),
+]
+
+const engine: readonly Mutant[] = [
+  mutant('engine: chunks are acknowledged before the log is synced', 'services/storage/engine/log-writer.js', crashes, [
+    'await Promise.all([...files.values()].map((file) => file.sync()))',
+    'void files',
+  ]),
+  mutant('engine: groups do not say up to where the log is synced', 'services/storage/engine/log-writer.js', crashes, [
+    'watermark: this.#synced',
+    'watermark: { extent: 0, offset: 0 }',
+  ]),
+  mutant('engine: a torn tail is believed', 'core/chunk/recovery.js', crashes, [
+    "return this.#follows(group) ? 'check' : 'stop'",
+    "this.accept(group); return 'apply'",
+  ]),
+  mutant('engine: payloads beyond the watermark are not read', 'services/storage/engine/replay.js', crashes, [
+    '|| !(await isComplete(held, contents, parts.sum))',
+    '',
+  ]),
+  mutant('engine: the chain of groups is not compared', 'core/chunk/recovery.js', crashes, [
+    '&& equalBytes(group.chain, this.#chain)',
+    '',
+  ]),
+  mutant('engine: a recycled extent keeps its nonce', 'services/storage/engine/extent-table.js', crashes, [
+    'const nonce = this.#entropy.bytes(16)',
+    'const nonce = new Uint8Array(16)',
+  ]),
+  mutant('engine: a disk in use says that it was stopped in order', 'services/storage/engine/open.js', crashes, [
+    'await checkpointer.save(false)',
+    'void checkpointer',
+  ]),
+  mutant(
+    'engine: the index is repeated from a log that is not on the disk',
+    'services/storage/engine/replay.js',
+    crashes,
+    ['await held.file.sync()', 'void held'],
+  ),
+  mutant(
+    'engine: a checkpoint comes before the index is on the disk',
+    'services/storage/engine/chunk-index.js',
+    crashes,
+    ['await this.#kv.flush()', 'void this.#kv'],
+  ),
+  mutant('engine: an extent is recycled before its checkpoint', 'services/storage/engine/checkpointer.js', crashes, [
+    'this.#emptied.set(extent, this.#position);',
+    'this.#emptied.set(extent, this.#position); if (extent < this.#position.extent) return this.#retire(extent);',
+  ]),
+  mutant('engine: bytes in quarantine are given back', 'services/storage/engine/ledger.js', crashes, [
+    'this.#pin(record.location.extent, record.location.span);',
+    'this.#add(record.location.extent, -record.location.span);',
+  ]),
+  mutant(
+    'engine: a disk has its cluster before that is on the disk',
+    'services/storage/engine/identity-file.js',
+    crashes,
+    [
+      'await files.write(fileName, encodeIdentity(adopted, sum))',
+      'void files.write(fileName, encodeIdentity(adopted, sum))',
+    ],
+  ),
+  mutant('engine: compaction brings back what was deleted meanwhile', 'services/storage/engine/mover.js', crashes, [
+    'const current = await this.#current(id, place)',
+    'const current = seen',
+  ]),
+  mutant(
+    'engine: a rebuilt index takes the word of records for what they freed',
+    'services/storage/engine/replay.js',
+    crashes,
+    ['this.#rebuilding ? await this.#fromIndex(content) : content.record', 'content.record'],
+  ),
 ]
 
 const metadata: readonly Mutant[] = [
@@ -292,5 +393,6 @@ export const mutants: readonly Mutant[] = [
   ...members,
   ...snapshots,
   ...disks,
+  ...engine,
   ...metadata,
 ]

@@ -7,10 +7,9 @@
  */
 
 import type { MetaConfig } from '../config/types.ts'
-import { createFiles } from '../drivers/files-node.ts'
-import { createLevelFactory } from '../drivers/kv-level.ts'
 import { asStoreError, type StoreError } from '../model/errors.ts'
 import { createMetaNode, type MetaNode } from '../services/meta/meta.ts'
+import { metaStores } from './meta-stores.ts'
 import { createNodeEnv, listenNode, type NodeEnv, stopNode, stopSignal } from './compose.ts'
 
 type End =
@@ -23,7 +22,7 @@ type End =
  */
 export async function runMetaNode(config: MetaConfig): Promise<void> {
   const env = await createNodeEnv({ fields: { node: config.id } })
-  const stores = { files: createFiles(config.dataDir), kv: createLevelFactory(config.dataDir) }
+  const stores = metaStores(config.dataDir)
   const node = createMetaNode(env, stores, config)
   env.metrics.onScrape(() => node.samples())
   const ports = await listenNode(

@@ -6,12 +6,11 @@
 
 import { existsSync } from 'node:fs'
 import { resolve } from 'node:path'
-import { createFiles } from '../drivers/files-node.ts'
-import { createLevelFactory } from '../drivers/kv-level.ts'
 import { table } from '../faces/cli/format.ts'
 import { isNodeId } from '../model/ids.ts'
 import { StoreError } from '../model/errors.ts'
 import { quote } from '../model/names.ts'
+import { metaStores } from './meta-stores.ts'
 import { inspectMeta, recoverMeta, type SurvivorReport } from '../services/meta/recover.ts'
 
 export interface RecoverFlags {
@@ -62,8 +61,7 @@ export async function runRecover(flags: RecoverFlags, print: (text: string) => v
   if (!isNodeId(id)) throw new StoreError('USAGE', `--id ${quote(id)} is not a node name`)
   const dir = resolve(data)
   if (!existsSync(dir)) throw new StoreError('NOT_FOUND', `recover the metadata: there is no directory ${quote(dir)}`)
-  const stores = { files: createFiles(dir), kv: createLevelFactory(dir) }
-  const report = await (yes ? recoverMeta : inspectMeta)(stores, { expect: id })
+  const report = await (yes ? recoverMeta : inspectMeta)(metaStores(dir), { expect: id })
   if (json) print(JSON.stringify({ recovered: yes, ...report }))
   else if (yes) print(`recovered\n\n${showReport(report)}\n\n${nextSteps(report)}`)
   else print(`${showReport(report)}\n\n${meaning}`)

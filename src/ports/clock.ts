@@ -14,4 +14,9 @@ export interface Clock {
   wallMs(): number
   /** Calls `handler` once, not before `delayMs` have passed. */
   after(delayMs: number, handler: () => void): Timer
+  /**
+   * Calls `handler` once, when what has arrived by now was handled and before more is waited for: so that one answer is
+   * made of many questions. Where it is missing there is no such moment, and a microtask does.
+   */
+  turn?(handler: () => void): void
 }

@@ -10,8 +10,12 @@ export interface ExtentFile {
   readonly number: number
   /** Preallocated size in bytes. */
   readonly size: number
+  /** True when each write is on disk as it resolves, as if a sync had followed: for files opened as `durable`. */
+  readonly durable?: boolean
   /** Writes `bytes` (aligned, whole sectors) at `offset`. NO_SPACE when the filesystem is full; else the disk is bad. */
   write(bytes: Uint8Array, offset: number): Promise<void>
+  /** Like `write` of the pieces one after another, in one go where the system can: aligned pieces, whole sectors each. */
+  writeAll?(pieces: readonly Uint8Array[], offset: number): Promise<void>
   /** fdatasync. */
   sync(): Promise<void>
   /** Fills `into` from `offset`; resolves to the bytes read, fewer at the end of the file. */
@@ -31,7 +35,10 @@ export interface ExtentFiles {
   sizeOf(number: number): Promise<number | undefined>
   /** Creates and preallocates; durable (directory included) when it resolves. NO_SPACE when the filesystem is full. */
   create(number: number, size: number): Promise<ExtentFile>
-  open(number: number): Promise<ExtentFile>
+  /** `durable` asks for writes that need no `sync`, where the system does both at once (O_DSYNC); see `ExtentFile.durable`. */
+  open(number: number, durable?: boolean): Promise<ExtentFile>
+  /** A file of one sector beside the extents, made when missing: what a probe of the disk writes. Absent where it cannot be. */
+  openProbe?(): Promise<ExtentFile>
   /** Gives an old extent file a new number without giving its blocks back: the same space, written again. */
   rename(from: number, to: number): Promise<void>
   remove(number: number): Promise<void>

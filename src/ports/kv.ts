@@ -47,8 +47,18 @@ export interface Kv {
 
 /** Opens stores by name below one directory. */
 export interface KvFactory {
-  /** Throws LOCKED when another process has it, CORRUPT when it does not open. */
+  /**
+   * Throws LOCKED when another process has it, CORRUPT when it does not open. Syncs the directory of the stores: names that
+   * were made, moved or removed in it before, also by a process that was killed, are durable when it resolves.
+   */
   open(name: string): Promise<Kv>
-  /** Removes a closed store and everything in it. */
+  /** Removes a closed store and everything in it: the next open finds it empty, or, after a crash in between, as it was. */
   destroy(name: string): Promise<void>
+  /**
+   * Looks through the files of a closed store without changing them: one line that says what is damaged, or undefined.
+   * Absent where opening tells it all. A store that another process has open may look damaged.
+   */
+  check?(name: string): Promise<string | undefined>
+  /** Throws LOCKED when another process has the store open. Does not open it, which damage may make deadly. */
+  probeLock?(name: string): Promise<void>
 }

@@ -105,6 +105,7 @@ export class SimExtentDisk {
   readonly #random: Seeded
   readonly #device: SimDevice
   readonly #files = new Map<number, Extent>()
+  readonly #probe = new Extent(sectorBytes)
   /** Writes that are on their way to the device. */
   readonly #inFlight = new Set<{ readonly extent: Extent; readonly bytes: Uint8Array; readonly offset: number }>()
 
@@ -127,6 +128,11 @@ export class SimExtentDisk {
   /** Numbers of all files. */
   get numbers(): number[] {
     return [...this.#files.keys()].sort((a, b) => a - b)
+  }
+
+  /** What reads of a file would see, for faults and checks from outside. A view, not to be changed. */
+  peek(number: number): Uint8Array | undefined {
+    return this.#files.get(number)?.bytes
   }
 
   /** Flips a bit of what is on disk; false when that place is not synced yet, so that nothing is there to rot. */
@@ -164,6 +170,7 @@ export class SimExtentDisk {
         return this.#open(number, extent, host)
       },
       open: async (number) => this.#open(number, this.#file(number), host),
+      openProbe: async () => this.#open(0, this.#probe, host),
       rename: async (from, to) => {
         const extent = this.#file(from)
         const early = this.#random.chance(0.5)

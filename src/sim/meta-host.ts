@@ -9,19 +9,21 @@
 import type { MetaConfig } from '../config/types.ts'
 import type { RaftLimits } from '../core/raft/types.ts'
 import { asStoreError, type ErrorCode } from '../model/errors.ts'
-import { decodeEntry, entryKey, hardKey, hardRecord, unseal } from '../services/meta/log-format.ts'
 import { createMetaNode, type MetaNode } from '../services/meta/meta.ts'
 import { SimProcess } from './clock.ts'
 import { exitProcess, killProcess, type SimContext, type Victim } from './context.ts'
 import { type DiskTimes, SimDevice } from './disk.ts'
+import { SimExtentDisk } from './extents.ts'
 import { SimFilesDisk } from './files.ts'
 import { SimKvDisk } from './kv.ts'
+import { LogWatch, syncedEntries } from './log-watch.ts'
 import type { Seeded } from './seed.ts'
 
-const logStore = 'raft-log'
 /** Written when a snapshot becomes the state. */
 const pointerFile = 'state-current'
 const capacityBytes = 1024 * 1024 * 1024
+/** Small, so that a run of seconds fills, rolls and recycles some. */
+const segmentSizes = { first: 64 * 1024, max: 256 * 1024 }
 
 /** With what a node with a damaged disk may refuse to start. */
 const refusals: readonly ErrorCode[] = ['CORRUPT', 'DATA_LOST', 'WRONG_CLUSTER']
@@ -43,6 +45,9 @@ export class MetaHost implements Victim {
   readonly #config: MetaConfig
   readonly #limits: Partial<RaftLimits>
   readonly #files: SimFilesDisk
+  /** Segment files of the log, and what was written into them. */
+  readonly #extents: SimExtentDisk
+  readonly #log = new LogWatch()
   readonly #random: Seeded
   /** Its disk rotted or was wiped since it last started. */
   #damaged = false
@@ -63,6 +68,7 @@ export class MetaHost implements Victim {
     this.devices = [this.device]
     this.kv = new SimKvDisk(this.#random.fork('kv'), this.device)
     this.#files = new SimFilesDisk(this.#random.fork('files'), this.device)
+    this.#extents = new SimExtentDisk(this.#random.fork('extents'), this.device)
     this.#files.onWrite((name) => {
       if (name === pointerFile) this.#installed = true
     })
@@ -72,7 +78,13 @@ export class MetaHost implements Victim {
     const { host } = this
     host.alive = true
     const env = this.#context.env(host, () => this.device.faulted || this.#damaged || this.removed)
-    const stores = { files: this.#files.port(host), kv: this.kv.factory(host) }
+    const stores = {
+      files: this.#files.port(host),
+      kv: this.kv.factory(host),
+      segments: () => Promise.resolve(this.#log.over(this.#extents.port(host))),
+      entropy: env.entropy,
+      segmentSizes,
+    }
     const node = createMetaNode(env, stores, this.#config, this.#limits)
     this.node = node
     this.#fresh = true
@@ -91,16 +103,22 @@ export class MetaHost implements Victim {
 
   #fatal(reason: Error): void {
     // A disk that fails ends a process that comes back; only hearing that it is out ends it for good.
-    if (this.device.faulted) this.#exit(reason.message)
+    if (this.#failed(reason)) this.#exit(reason.message)
     else if (this.removed) this.#leave(reason.message)
     else this.#context.fail(reason)
   }
 
   #refused(error: unknown): void {
     const failure = asStoreError(error, `start ${this.host.id}`)
-    if (this.device.faulted || this.joining) this.#exit(failure.message)
+    if (this.#failed(failure) || this.joining) this.#exit(failure.message)
     else if (this.removed || (this.#damaged && refusals.includes(failure.code))) this.#leave(failure.message)
     else this.#context.fail(failure)
+  }
+
+  /** Its disk was made to fail, or to be full when the log needed room. */
+  #failed(reason: Error): boolean {
+    const full = this.device.othersBytes > 0 && asStoreError(reason, 'run').code === 'NO_SPACE'
+    return this.device.faulted || full
   }
 
   /** It cannot be what it was any more. */
@@ -119,6 +137,7 @@ export class MetaHost implements Victim {
     this.node = undefined
     this.kv.crash()
     this.#files.crash()
+    this.#extents.crash()
     this.device.faulted = false
   }
 
@@ -127,17 +146,10 @@ export class MetaHost implements Victim {
    * is beyond the watermark cannot be told from a torn write.
    */
   rotLog(): boolean {
-    const sealed = this.kv.peek(logStore, hardKey)
-    const hard = sealed === undefined ? undefined : unseal(hardRecord, sealed)
-    if (hard === undefined) return false
-    const entries = [...this.kv.entries(logStore, entryKey(0), entryKey(hard.watermark + 1))]
-    if (entries.length === 0) return false
-    const { key, value } = this.#random.pick(entries)
-    const at = this.#random.below(value.length)
-    this.kv.tamper(logStore, key, (bytes) => {
-      bytes[at] = (bytes[at] as number) ^ (1 << this.#random.below(8))
-      return bytes
-    })
+    const places = [...syncedEntries(this.#extents).values()]
+    if (places.length === 0) return false
+    const { segment, offset, length } = this.#random.pick(places)
+    if (!this.#extents.flip(segment, offset + this.#random.below(length))) return false
     this.#damaged = true
     return true
   }
@@ -146,6 +158,7 @@ export class MetaHost implements Victim {
   wipe(): void {
     this.kv.wipe()
     this.#files.wipe()
+    this.#extents.wipe()
     this.#damaged = true
   }
 
@@ -178,8 +191,7 @@ export class MetaHost implements Victim {
     // What came as a snapshot is not in the log, which may still be the one that the snapshot replaces.
     const from = this.#installed ? index : Math.min(this.#compared, index)
     for (let at = from + 1; at <= index; at++) {
-      const stored = this.kv.peek(logStore, entryKey(at))
-      const entry = stored === undefined ? undefined : decodeEntry(stored)?.entry
+      const entry = this.#log.entry(at)
       if (entry !== undefined) invariants.applied(host.id, entry)
     }
     this.#compared = index

@@ -18,6 +18,7 @@ import type {
   DiskStatus,
   PutRequest,
   PutResult,
+  ScrubStatus,
 } from '../services/storage/types.ts'
 import type { ReplicaDisk, SimContext } from './context.ts'
 import type { SimProcess } from './clock.ts'
@@ -282,8 +283,32 @@ class WatchedEngine implements DiskEngine {
     })
   }
 
+  scrub(): ScrubStatus {
+    return this.#engine.scrub()
+  }
+
+  startScrub(): void {
+    this.#engine.startScrub()
+  }
+
+  pauseScrub(): void {
+    this.#engine.pauseScrub()
+  }
+
+  resumeScrub(): void {
+    this.#engine.resumeScrub()
+  }
+
+  suspect(id: ChunkId): void {
+    this.#engine.suspect(id)
+  }
+
   onFailed(handler: (reason: Error) => void): void {
     this.#engine.onFailed(handler)
+  }
+
+  onHealth(handler: () => void): void {
+    this.#engine.onHealth(handler)
   }
 
   close(): Promise<void> {

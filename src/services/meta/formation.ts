@@ -19,7 +19,7 @@ import type { MetaConfig, PeerAddress } from '../../config/types.ts'
 import { type Member, memberRoles } from '../../core/raft/types.ts'
 import { raftMethods } from '../../wire/methods.ts'
 import type { holdfast } from '../../wire/messages.ts'
-import { type Identity, newIdentity, readIdentity, writeIdentity } from './identity.ts'
+import { type Identity, type LogFormat, newIdentity, readIdentity, writeIdentity } from './identity.ts'
 
 const helloTimeoutMs = 2000
 const retryMs = 200
@@ -45,6 +45,8 @@ export class Formation {
   readonly #config: MetaConfig
   readonly #versionMax: number
   readonly #peers: readonly PeerAddress[]
+  /** Highest version that the program of each peer was heard to support. */
+  readonly #heard = new Map<string, number>()
   #identity: Identity | undefined
   #saving: Promise<void> = Promise.resolve()
   #wake: () => void = () => {}
@@ -119,8 +121,15 @@ export class Formation {
     this.#identity = identity
   }
 
-  async markReady(): Promise<void> {
-    await this.#save({ ...this.#current(), ready: true })
+  /** Log and hard state exist; the log is stored as `log`. */
+  async markReady(log: LogFormat): Promise<void> {
+    await this.#save({ ...this.#current(), ready: true, log })
+  }
+
+  /** True when every listed peer was heard to support `version`. */
+  allSupport(version: number): boolean {
+    const others = this.#peers.filter((peer) => peer.id !== this.#config.id)
+    return this.#versionMax >= version && others.every((peer) => (this.#heard.get(peer.id) ?? 0) >= version)
   }
 
   stop(): void {
@@ -140,6 +149,9 @@ export class Formation {
       else if (this.#mayFound(others, replies)) await this.#found(others, replies)
       else await this.#pause(retryMs)
     }
+    // How the log is stored depends on all of them, also when this node was told of the cluster before it had asked.
+    const unheard = this.#peers.filter((peer) => peer.id !== this.#config.id && !this.#heard.has(peer.id))
+    await Promise.all(unheard.map((peer) => this.hello(peer)))
     return this.#current()
   }
 
@@ -151,7 +163,10 @@ export class Formation {
     try {
       const reply = await this.#env.net.call(peer.address, raftMethods.hello, whole, { timeoutMs: helloTimeoutMs })
       const usable = [...reply.members, ...reply.founders].every(isUsable)
-      if (reply.node === peer.id && isHexId(reply.incarnation) && usable) return reply
+      if (reply.node === peer.id && isHexId(reply.incarnation) && usable) {
+        this.#heard.set(peer.id, reply.versionMax || 1)
+        return reply
+      }
       this.#say('warn', 'another node answers at the address of a peer', { peer: peer.id, found: reply.node })
     } catch (error) {
       this.#env.log.debug('peer does not answer', { peer: peer.id, reason: reasonOf(error) })

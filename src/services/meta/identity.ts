@@ -26,28 +26,39 @@ const identityRecord = extended(
     /** The log and the hard state were created. */
     ready: bool,
   }),
-  struct({
-    /** Rises with each recovery from one survivor. */
-    clusterIncarnation: uint,
-    /** The directory is that of a witness. */
-    witness: bool,
-    /** It joined a cluster that existed: its log began empty. */
-    joined: bool,
-    /** End of the leader's log when it joined: the entry that adds it comes after. */
-    joinIndex: uint,
-    /** A recovery that was begun: term and index of the entry that it writes; 0 when there is none. */
-    recoveryTerm: uint,
-    recoveryIndex: uint,
-  }),
-  { clusterIncarnation: 1, witness: false, joined: false, joinIndex: 0, recoveryTerm: 0, recoveryIndex: 0 },
+  extended(
+    struct({
+      /** Rises with each recovery from one survivor. */
+      clusterIncarnation: uint,
+      /** The directory is that of a witness. */
+      witness: bool,
+      /** It joined a cluster that existed: its log began empty. */
+      joined: bool,
+      /** End of the leader's log when it joined: the entry that adds it comes after. */
+      joinIndex: uint,
+      /** A recovery that was begun: term and index of the entry that it writes; 0 when there is none. */
+      recoveryTerm: uint,
+      recoveryIndex: uint,
+    }),
+    struct({
+      /** How the log is stored: one of `logFormats`. */
+      log: uint,
+    }),
+    { log: 0 },
+  ),
+  { clusterIncarnation: 1, witness: false, joined: false, joinIndex: 0, recoveryTerm: 0, recoveryIndex: 0, log: 0 },
 )
+
+/** Ways to store the log: as Holdfast 0.1 does, in LevelDB; and in segment files. */
+export const logFormats = { level: 0, segments: 1 } as const
+export type LogFormat = (typeof logFormats)[keyof typeof logFormats]
 
 export type Identity = Readonly<TypeOf<typeof identityRecord>>
 
 /** The identity of a directory that was never used. */
 export function newIdentity(node: NodeId, incarnation: string, witness: boolean): Identity {
   const config = { members: [], outgoing: [] }
-  const nothing = { joined: false, joinIndex: 0, recoveryTerm: 0, recoveryIndex: 0 }
+  const nothing = { joined: false, joinIndex: 0, recoveryTerm: 0, recoveryIndex: 0, log: logFormats.level }
   return { node, incarnation, clusterId: '', config, ready: false, clusterIncarnation: 1, witness, ...nothing }
 }
 
@@ -60,6 +71,12 @@ export async function readIdentity(files: Files, doing: string): Promise<Identit
     throw new StoreError(
       'CORRUPT',
       `${doing}: ${identityName} is damaged: remove this member and add it again with an empty directory`,
+    )
+  }
+  if (identity.log > logFormats.segments) {
+    throw new StoreError(
+      'INCOMPATIBLE_VERSION',
+      `${doing}: the raft log is stored in format ${identity.log}, this program knows up to ${logFormats.segments}: run the newer program`,
     )
   }
   return identity

@@ -1,6 +1,6 @@
 /**
- * Bytes of the Raft log store (docs/formats/raft.md): keys, entry records with checksum and hash chain, and the small
- * records beside them. Every value carries its own CRC32C, because LevelDB's read checks are off.
+ * Bytes that both ways to store the Raft log share (docs/formats/raft.md): entry records with checksum and hash chain,
+ * and small sealed records; and the keys of the store over LevelDB, whose own read checks are off.
  *
  * Entry record: version u8, type u8, index u64, term u64, previous chain u32, payload length u32, payload, CRC32C u32 of
  * all before it. The chain value of an entry is its CRC32C; since that covers the previous chain value, it stands for
@@ -36,18 +36,35 @@ export function indexOfKey(key: Uint8Array): number | undefined {
   return key.length === 9 && key[0] === entryPrefix && isSafeU64(key, 1) ? getU64(key, 1) : undefined
 }
 
+/** Bytes of an entry record beyond the payload. */
+export const recordOverheadBytes: number = headerBytes + 4
+
+/** Writes the record of `entry` at `at`; returns its chain value. */
+export function putEntry(out: Uint8Array, at: number, entry: Entry, previousChain: number): number {
+  const { payload } = entry
+  out[at] = version
+  out[at + 1] = entryTypes.indexOf(entry.type)
+  putU64(out, at + 2, entry.index)
+  putU64(out, at + 10, entry.term)
+  putU32(out, at + 18, previousChain)
+  putU32(out, at + 22, payload.length)
+  out.set(payload, at + headerBytes)
+  const end = at + headerBytes + payload.length
+  const chain = crc32c(out, 0, at, end)
+  putU32(out, end, chain)
+  return chain
+}
+
 export function encodeEntry(entry: Entry, previousChain: number): { value: Uint8Array; chain: number } {
-  const value = allocateBytes(headerBytes + entry.payload.length + 4)
-  value[0] = version
-  value[1] = entryTypes.indexOf(entry.type)
-  putU64(value, 2, entry.index)
-  putU64(value, 10, entry.term)
-  putU32(value, 18, previousChain)
-  putU32(value, 22, entry.payload.length)
-  value.set(entry.payload, headerBytes)
-  const chain = crc32c(value, 0, 0, value.length - 4)
-  putU32(value, value.length - 4, chain)
-  return { value, chain }
+  const value = allocateBytes(recordOverheadBytes + entry.payload.length)
+  return { value, chain: putEntry(value, 0, entry, previousChain) }
+}
+
+/** Length of the record that begins at `at`; undefined when it would end behind `end`. */
+export function recordLength(bytes: Uint8Array, at: number, end: number): number | undefined {
+  if (at + recordOverheadBytes > end) return undefined
+  const length = recordOverheadBytes + getU32(bytes, at + 22)
+  return at + length <= end ? length : undefined
 }
 
 export interface StoredEntry {

@@ -1,5 +1,6 @@
 /**
- * The durable Raft log of one meta node, over the key-value port.
+ * The Raft log over the key-value port: how Holdfast 0.1 keeps it, and so how it stays until the cluster version is 2 and
+ * no node can go back any more. Then log-place.ts moves it into segment files (log-segments.ts).
  *
  * Why not trust the store: LevelDB drops a damaged record of its own log in silence and goes on with later ones, which
  * leaves holes or stale entries. So every entry has a checksum and the chain value of the one before it, everything is
@@ -9,7 +10,7 @@
  * base record moves before the prefix is deleted; after any failed write nothing is written any more.
  */
 
-import { asStoreError, StoreError } from '../../model/errors.ts'
+import { StoreError } from '../../model/errors.ts'
 import type { Kv, KvOperation } from '../../ports/kv.ts'
 import {
   type ClusterConfig,
@@ -36,27 +37,13 @@ import {
   seal,
   unseal,
 } from './log-format.ts'
+import { lostAdvice as advice, type RaftLog, type RecoveredLog, writeFailure } from './log-types.ts'
 import { LogWindow } from './log-window.ts'
 
 /** Entries deleted in one batch of a compaction. */
 const deleteBatch = 1024
 
-/** What a log store held when it was opened, verified: what the core starts from. */
-export interface RecoveredLog {
-  readonly hardState: HardState
-  readonly commit: number
-  readonly base: SnapshotMark
-  readonly termRuns: readonly { readonly first: number; readonly term: number }[]
-  readonly lastIndex: number
-  readonly configs: readonly ConfigAt[]
-  readonly tail: readonly Entry[]
-  /** A snapshot install that did not finish. */
-  readonly installing: SnapshotMark | undefined
-  /** Entries of a torn tail that were cut off. */
-  readonly cut: number
-}
-
-export class LogStore {
+export class LogStore implements RaftLog {
   readonly #kv: Kv
   #base: SnapshotMark
   #baseChain = 0
@@ -82,11 +69,9 @@ export class LogStore {
   get baseIndex(): number {
     return this.#base.index
   }
-  /** Bytes of all entries, as they count for compaction. */
   get bytes(): number {
     return this.#window.bytes
   }
-  /** True when the last entries are synced but the stored watermark does not say so yet. */
   get watermarkBehind(): boolean {
     return this.#watermark < this.#synced
   }
@@ -145,6 +130,7 @@ export class LogStore {
       hardState: store.#hard,
       commit: hard.commit,
       base: store.#base,
+      baseChain: base.chain,
       lastIndex: store.lastIndex,
       installing: install === undefined ? undefined : markOf(install),
     }
@@ -207,7 +193,6 @@ export class LogStore {
     return { termRuns, configs, tail: tail.slice(dropped), cut: surplus.length }
   }
 
-  /** One atomic, synced batch: replaces everything from `truncateFrom` on by `entries`, with hard state and commit hint. */
   append(
     truncateFrom: number | undefined,
     entries: readonly Entry[],
@@ -246,7 +231,6 @@ export class LogStore {
     })
   }
 
-  /** Writes the second copy of a term and vote that the slots hold already. */
   note(hard: HardState, commit: number, sync = false): Promise<void> {
     return this.#exclusive(async () => {
       const watermark = this.#watermark
@@ -260,7 +244,6 @@ export class LogStore {
     return index === this.#base.index ? this.#baseChain : (this.#window.chainAt(index) ?? 0)
   }
 
-  /** Writes the watermark (and the commit hint) when nothing else is written, so that the last batch is covered too. */
   closeWatermark(commit: number): Promise<void> {
     return this.#exclusive(async () => {
       const watermark = this.#synced
@@ -270,7 +253,6 @@ export class LogStore {
     })
   }
 
-  /** Entries from `first` to at most `last` and about `bytesMax` bytes, at least one. CORRUPT when one is damaged. */
   async read(first: number, last: number, bytesMax: number): Promise<Entry[]> {
     const out: Entry[] = []
     let size = 0
@@ -287,7 +269,6 @@ export class LogStore {
     return out
   }
 
-  /** Drops everything up to `index`, whose term and configuration become the base. */
   async compact(index: number, term: number, config: ConfigAt): Promise<void> {
     const from = this.#base.index + 1
     await this.#exclusive(async () => {
@@ -313,19 +294,16 @@ export class LogStore {
     return this.#write([{ type: 'put', key: baseKey, value: seal(baseRecord, record) }])
   }
 
-  /** Notes durably that the state machine is about to be replaced. */
   beginInstall(mark: SnapshotMark): Promise<void> {
     const { index, term, config } = mark
     const record = { index, term, configIndex: config.index, config: config.config }
     return this.#exclusive(() => this.#write([{ type: 'put', key: installKey, value: seal(installRecord, record) }]))
   }
 
-  /** The install was given up before the state machine changed. */
   cancelInstall(): Promise<void> {
     return this.#exclusive(() => this.#write([{ type: 'del', key: installKey }]))
   }
 
-  /** The state machine holds the snapshot: makes the log match it, in one synced batch. */
   finishInstall(mark: SnapshotMark, keepSuffix: boolean): Promise<void> {
     return this.#exclusive(async () => {
       const { index, term, config } = mark
@@ -349,7 +327,6 @@ export class LogStore {
     })
   }
 
-  /** Resolves when nothing is in flight any more; then closes the store. */
   async close(): Promise<void> {
     await this.#queue
     await this.#kv.close()
@@ -370,16 +347,11 @@ export class LogStore {
       await this.#kv.batch(operations, { sync })
     } catch (error) {
       // A failed write may be there in part: nothing that this store says can be relied on any more.
-      const cause = asStoreError(error, 'batch')
-      const advice = cause.code === 'NO_SPACE' ? 'free some space and start the node again' : 'the node stops'
-      const code = cause.code === 'NO_SPACE' ? 'NO_SPACE' : 'IO'
-      this.#failure = new StoreError(code, `write the raft log: ${cause.message}: ${advice}`, { cause: error })
+      this.#failure = writeFailure(error)
       throw this.#failure
     }
   }
 }
-
-const advice = ': remove this member and add it again with an empty directory'
 
 /** Why a stored entry does not continue the log; undefined when it does. */
 function faultOf(

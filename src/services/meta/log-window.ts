@@ -1,6 +1,6 @@
 /**
- * Chain value and size of every entry between the base of the log and its end, as a window over typed arrays: entries
- * come at the end and go at both ends, and none of that moves what stays.
+ * Chain value, size and place of every entry between the base of the log and its end, as a window over typed arrays:
+ * entries come at the end and go at both ends, and none of that moves what stays.
  *
  * Why not arrays: dropping a prefix of tens of thousands of numbers from an array copies the rest each time.
  * Invariant: the window holds consecutive indexes from `first` on; sizes are kept as running sums, so that dropping any
@@ -20,6 +20,9 @@ export class LogWindow {
   #sums: Float64Array = new Float64Array(capacityMin)
   /** Sum before the first entry. */
   #sumBefore = 0
+  /** Segment file and offset in it where the record of each entry begins; zeros where entries have no place. */
+  #segments: Uint32Array = new Uint32Array(capacityMin)
+  #offsets: Uint32Array = new Uint32Array(capacityMin)
 
   constructor(first: number) {
     this.#first = first
@@ -52,26 +55,49 @@ export class LogWindow {
     return index < this.#first || index > this.last ? undefined : this.#chains[this.#slot(index)]
   }
 
-  push(chain: number, size: number): void {
+  /** Size of the entry at `index`, which is in the window. */
+  sizeAt(index: number): number {
+    return this.#sumAt(index) - this.#sumAt(index - 1)
+  }
+
+  /** Segment of the entry at `index`, which is in the window. */
+  segmentAt(index: number): number {
+    return this.#segments[this.#slot(index)] as number
+  }
+
+  /** Offset in its segment of the entry at `index`, which is in the window. */
+  offsetAt(index: number): number {
+    return this.#offsets[this.#slot(index)] as number
+  }
+
+  push(chain: number, size: number, segment = 0, offset = 0): void {
     if (this.#length === this.#chains.length) this.#grow()
     const sum = this.#sumAt(this.last) + size
     const slot = this.#slot(this.last + 1)
     this.#chains[slot] = chain
     this.#sums[slot] = sum
+    this.#segments[slot] = segment
+    this.#offsets[slot] = offset
     this.#length++
   }
 
   #grow(): void {
     const chains = new Uint32Array(this.#chains.length * 2)
     const sums = new Float64Array(this.#sums.length * 2)
+    const segments = new Uint32Array(chains.length)
+    const offsets = new Uint32Array(chains.length)
     for (let i = 0; i < this.#length; i++) {
       const slot = this.#slot(this.#first + i)
       chains[i] = this.#chains[slot] as number
+      segments[i] = this.#segments[slot] as number
+      offsets[i] = this.#offsets[slot] as number
       // Sums begin anew here, so that they never outgrow what a number holds exactly.
       sums[i] = (this.#sums[slot] as number) - this.#sumBefore
     }
     this.#chains = chains
     this.#sums = sums
+    this.#segments = segments
+    this.#offsets = offsets
     this.#sumBefore = 0
     this.#head = 0
   }

@@ -17,7 +17,8 @@ import type { NetServer } from '../../ports/net.ts'
 import { type Control, createControl } from './control/control.ts'
 import { createCalls } from './handlers.ts'
 import { type ClusterFacts, createMachine, type MetaMachine } from './machine.ts'
-import { createReplicator, type MetaStores, type RaftReplicator } from './raft-host.ts'
+import type { NodeStores } from './log-place.ts'
+import { createReplicator, type RaftReplicator } from './raft-host.ts'
 import { type MetaService, serveMeta } from './serve.ts'
 import type { ReplicatorStatus } from './types.ts'
 
@@ -53,7 +54,7 @@ export interface MetaNode {
 /** Puts a meta node together; touches nothing before `start`. `limits` overrides Raft's defaults, for tests. */
 export function createMetaNode(
   env: Env,
-  stores: MetaStores,
+  stores: NodeStores,
   config: MetaConfig,
   limits: Partial<RaftLimits> = {},
 ): MetaNode {
@@ -74,7 +75,7 @@ class Node implements MetaNode {
   /** Term in which this node leads. */
   #leads: number | undefined
 
-  constructor(env: Env, stores: MetaStores, config: MetaConfig, limits: Partial<RaftLimits>) {
+  constructor(env: Env, stores: NodeStores, config: MetaConfig, limits: Partial<RaftLimits>) {
     this.#env = env
     this.#witness = config.witness
     this.#machine = createMachine(stores, env.clock)

@@ -8,19 +8,19 @@
 
 import { StoreError } from '../../model/errors.ts'
 import { termMax } from '../../model/fence.ts'
-import type { Kv } from '../../ports/kv.ts'
 import { encodeConfig } from '../../core/raft/messages.ts'
 import type { HardState, RaftOptions } from '../../core/raft/types.ts'
 import type { Formation } from './formation.ts'
 import { HardStateSlots } from './hard-state.ts'
-import { LogStore, type RecoveredLog } from './log-store.ts'
-import type { MetaStores } from './raft-host.ts'
+import { type Identity, type LogFormat, logFormats } from './identity.ts'
+import { logName, moveLog, type NodeStores, openPlace } from './log-place.ts'
+import type { LogPlace, RaftLog, RecoveredLog } from './log-types.ts'
 
 /** What a boot needs of the formation: who this node is, and how far its making has come. */
 type Formed = Pick<Formation, 'identity' | 'markReady'>
 
 export interface Booted {
-  readonly store: LogStore
+  readonly store: RaftLog
   readonly slots: HardStateSlots
   readonly start: Pick<
     RaftOptions,
@@ -28,25 +28,36 @@ export interface Booted {
   >
   /** Entries of a torn tail that were cut off at this start. */
   readonly cut: number
+  /** The log was moved into segment files at this start. */
+  readonly moved: boolean
 }
-
-/** Name of the store that holds the log. */
-export const logName = 'raft-log'
 
 /**
  * Opens everything below the core. `durableIndex` is that of the state machine; undefined for a witness, which has no
- * state: there everything that the log knows to be committed counts as applied. Closes the log again when it throws.
+ * state: there everything that the log knows to be committed counts as applied. `format` is how a log is stored from now
+ * on; an old one stays as it is unless it is LevelDB's and segments are asked for. Closes the log again when it throws.
  */
 export async function bootRaft(
-  stores: MetaStores,
+  stores: NodeStores,
   formation: Formed,
   durableIndex: number | undefined,
   cacheBytes: number,
+  format: LogFormat,
 ): Promise<Booted> {
-  const kv = await stores.kv.open(logName)
+  const { identity } = formation
+  if (identity === undefined || identity.clusterId === '') throw lost('the node was not formed')
+  const stored = identity.ready ? (identity.log as LogFormat) : format
+  let place = await openPlace(stores, stored)
   try {
-    const slots = await prepare(stores, formation, kv)
-    const { store, recovered, hardState } = await openVerified(kv, slots, durableIndex, cacheBytes)
+    const slots = await prepare(stores, formation, identity, place, stored)
+    let opened = await openVerified(place, slots, durableIndex, cacheBytes)
+    const moved = stored === logFormats.level && format === logFormats.segments
+    if (moved) {
+      place = await moveLog(stores, place, opened, () => formation.markReady(format))
+      opened = await openVerified(place, slots, durableIndex, cacheBytes)
+    }
+    if (moved || stored === logFormats.segments) await stores.kv.destroy(logName)
+    const { store, recovered, hardState } = opened
     const { base, termRuns, lastIndex, configs, tail, cut } = recovered
     const second = recovered.hardState
     // A crash came between the two copies. Nothing is said before both know: one slot may yet be lost.
@@ -57,28 +68,28 @@ export async function bootRaft(
     const commit = Math.max(recovered.commit, durableIndex ?? 0, base.index, Math.min(1, lastIndex))
     const applied = durableIndex ?? commit
     const start = { hardState, base, termRuns, lastIndex, configs, tail, commit, applied }
-    return { store, slots, start, cut }
+    return { store, slots, start, cut, moved }
   } catch (error) {
-    await kv.close()
+    await place.close()
     throw error
   }
 }
 
 /** Opens the log, settles an install that a crash interrupted, and checks log, hard state and state against each other. */
 export async function openVerified(
-  kv: Kv,
+  place: LogPlace,
   slots: HardStateSlots,
   durableIndex: number | undefined,
   cacheBytes: number,
-): Promise<{ store: LogStore; recovered: RecoveredLog; hardState: HardState }> {
+): Promise<{ store: RaftLog; recovered: RecoveredLog; hardState: HardState }> {
   const hardState = slots.value
   if (hardState === undefined) throw lost('the term and vote of this node are gone')
-  let opened = await LogStore.open(kv, cacheBytes)
+  let opened = await place.open(cacheBytes)
   const { installing } = opened.recovered
   if (installing !== undefined) {
     // A witness takes a snapshot by noting it, so the log is all there is to bring forward.
     await settleInstall(opened, installing, durableIndex ?? installing.index)
-    opened = await LogStore.open(kv, cacheBytes)
+    opened = await place.open(cacheBytes)
   }
   const { store, recovered } = opened
   check(recovered, hardState, durableIndex ?? Math.max(recovered.base.index, recovered.commit))
@@ -86,28 +97,30 @@ export async function openVerified(
 }
 
 /** Creates log and hard state once, between formation and the first start; finds both ever after. */
-async function prepare(stores: MetaStores, formation: Formed, kv: Kv): Promise<HardStateSlots> {
-  const { identity } = formation
-  if (identity === undefined || identity.clusterId === '') throw lost('the node was not formed')
+async function prepare(
+  stores: NodeStores,
+  formation: Formed,
+  identity: Identity,
+  place: LogPlace,
+  format: LogFormat,
+): Promise<HardStateSlots> {
   const slots = await HardStateSlots.open(stores.files, identity)
-  const empty = await LogStore.isEmpty(kv)
   if (identity.ready) {
-    if (empty) throw lost('the raft log of this node is gone')
+    if (await place.isEmpty()) throw lost('the raft log of this node is gone')
     return slots
   }
+  // Whatever an earlier attempt has left: nothing was said on it yet.
   const { config, joined } = identity
-  if (empty) {
-    const first = { index: 1, term: 1, type: 'config', payload: encodeConfig(config) } as const
-    await LogStore.create(kv, config, joined ? undefined : first)
-  }
+  const first = { index: 1, term: 1, type: 'config', payload: encodeConfig(config) } as const
+  await place.create(config, joined ? undefined : first)
   if (slots.value === undefined) await slots.save({ term: joined ? 0 : 1, vote: '' })
-  await formation.markReady()
+  await formation.markReady(format)
   return slots
 }
 
 /** A crash hit a snapshot install: the state machine says whether it had been replaced. */
 async function settleInstall(
-  opened: { store: LogStore; recovered: RecoveredLog },
+  opened: { store: RaftLog; recovered: RecoveredLog },
   mark: NonNullable<RecoveredLog['installing']>,
   appliedIndex: number,
 ): Promise<void> {

@@ -12,7 +12,7 @@ import type { Env } from '../../ports/env.ts'
 import type { Raft } from '../../core/raft/raft.ts'
 import type { AppendTask, ApplyTask, Entry, FetchTask, RaftLimits, Ready } from '../../core/raft/types.ts'
 import type { HardStateSlots } from './hard-state.ts'
-import type { LogStore } from './log-store.ts'
+import type { RaftLog } from './log-types.ts'
 import { checkpointEnd, checkpointEntries } from './raft-digests.ts'
 import type { Transport } from './transport.ts'
 import type { AppliedEntry, AppliedReply, StateMachine } from './types.ts'
@@ -29,7 +29,7 @@ export interface LaneHost {
   readonly env: Env
   readonly machine: StateMachine
   readonly core: Raft
-  readonly store: LogStore
+  readonly store: RaftLog
   readonly slots: HardStateSlots
   readonly transport: Transport
   readonly limits: RaftLimits

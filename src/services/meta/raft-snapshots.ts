@@ -15,7 +15,7 @@ import type { Env } from '../../ports/env.ts'
 import type { SnapshotOffer } from '../../core/raft/messages.ts'
 import type { Raft } from '../../core/raft/raft.ts'
 import type { SnapshotMark } from '../../core/raft/types.ts'
-import type { LogStore } from './log-store.ts'
+import type { RaftLog } from './log-types.ts'
 import { sendSnapshot } from './snapshot-transfer.ts'
 import type { LinkIdentity } from './link-identity.ts'
 import type { StateImage, StateMachine } from './types.ts'
@@ -25,7 +25,7 @@ export interface SnapshotHost {
   readonly env: Env
   readonly machine: StateMachine
   readonly core: Raft
-  readonly store: LogStore
+  readonly store: RaftLog
   readonly self: LinkIdentity
   /** Aborts when the node stops. */
   readonly signal: AbortSignal

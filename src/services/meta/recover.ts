@@ -16,11 +16,11 @@ import type { NodeId } from '../../model/ids.ts'
 import { encodeConfig } from '../../core/raft/messages.ts'
 import type { ClusterConfig, Entry, MemberRole } from '../../core/raft/types.ts'
 import { HardStateSlots } from './hard-state.ts'
-import { type Identity, readIdentity, writeIdentity } from './identity.ts'
-import type { LogStore, RecoveredLog } from './log-store.ts'
+import { type Identity, type LogFormat, readIdentity, writeIdentity } from './identity.ts'
+import { type NodeStores, openPlace } from './log-place.ts'
+import type { RaftLog, RecoveredLog } from './log-types.ts'
 import { createMachine } from './machine.ts'
-import { logName, openVerified } from './raft-boot.ts'
-import type { MetaStores } from './raft-host.ts'
+import { openVerified } from './raft-boot.ts'
 
 export interface RecoverOptions {
   /** The node whose directory it must be. */
@@ -53,14 +53,14 @@ export interface SurvivorReport {
 interface Survivor {
   readonly identity: Identity
   readonly slots: HardStateSlots
-  readonly store: LogStore
+  readonly store: RaftLog
   readonly recovered: RecoveredLog
   readonly appliedIndex: number
   readonly hardTerm: number
 }
 
 /** What recovery would start from. Changes nothing but a torn tail; rejects as `recoverMeta` does. */
-export function inspectMeta(stores: MetaStores, options: RecoverOptions = {}): Promise<SurvivorReport> {
+export function inspectMeta(stores: NodeStores, options: RecoverOptions = {}): Promise<SurvivorReport> {
   return withSurvivor(stores, options, async (survivor) => {
     const { identity, hardTerm, recovered } = survivor
     const index = identity.recoveryTerm > 0 ? identity.recoveryIndex : recovered.lastIndex + 1
@@ -73,7 +73,7 @@ export function inspectMeta(stores: MetaStores, options: RecoverOptions = {}): P
  * to recover, DATA_LOST or CORRUPT when log or state are damaged. May be repeated until it resolves; once it has, doing it
  * again starts yet another incarnation.
  */
-export function recoverMeta(stores: MetaStores, options: RecoverOptions = {}): Promise<SurvivorReport> {
+export function recoverMeta(stores: NodeStores, options: RecoverOptions = {}): Promise<SurvivorReport> {
   return withSurvivor(stores, options, async (survivor) => {
     const { identity, slots, recovered, store } = survivor
     const begun = identity.recoveryTerm > 0
@@ -105,7 +105,7 @@ function nextIncarnation(identity: Pick<Identity, 'incarnation' | 'clusterIncarn
 }
 
 async function withSurvivor<T>(
-  stores: MetaStores,
+  stores: NodeStores,
   options: RecoverOptions,
   work: (survivor: Survivor) => Promise<T>,
 ): Promise<T> {
@@ -118,16 +118,16 @@ async function withSurvivor<T>(
   if (options.expect !== undefined && options.expect !== identity.node) {
     throw refuse(`the directory belongs to node ${identity.node}, not ${options.expect}: give its own`)
   }
-  const kv = await stores.kv.open(logName)
+  const place = await openPlace(stores, identity.log as LogFormat)
   try {
     const owner = { ...identity, clusterIncarnation: nextIncarnation(identity) }
     const slots = await HardStateSlots.open(stores.files, owner, true)
     const appliedIndex = await stateIndex(stores)
-    const { store, recovered, hardState } = await openVerified(kv, slots, appliedIndex, 0)
+    const { store, recovered, hardState } = await openVerified(place, slots, appliedIndex, 0)
     const hardTerm = Math.max(hardState.term, recovered.hardState.term)
     return await work({ identity, slots, store, recovered, appliedIndex, hardTerm })
   } finally {
-    await kv.close()
+    await place.close()
   }
 }
 
@@ -151,7 +151,7 @@ function reportOf(survivor: Survivor, clusterIncarnation: number, term: number, 
 }
 
 /** Opens the state as a start does, which verifies it, and closes it again. */
-async function stateIndex(stores: MetaStores): Promise<number> {
+async function stateIndex(stores: NodeStores): Promise<number> {
   const machine = createMachine(stores)
   await machine.open()
   try {
@@ -175,7 +175,7 @@ function alone(survivor: Survivor, index: number, options: RecoverOptions): Clus
 }
 
 /** Writes the entry unless an earlier attempt has, and has the watermark vouch for it. */
-async function appendConfig(store: LogStore, entry: Entry): Promise<void> {
+async function appendConfig(store: RaftLog, entry: Entry): Promise<void> {
   if (store.lastIndex < entry.index) {
     await store.append(undefined, [entry], { term: entry.term, vote: '' }, entry.index)
   }

@@ -1,7 +1,10 @@
 /**
- * The log store of a simulated node: what `LogStore`, `HardStateSlots` and the start of a node do, on the simulated disk
- * and without promises. Order of writes, watermark, chain and the reasons to refuse are theirs; a change there has a
- * counterpart here. (The real ones are tried at every crash point in test/sim/raft/crash-points.test.ts.)
+ * The log of a simulated node: what both real ones (`RaftLog`), `HardStateSlots` and the start of a node do, on the
+ * simulated disk and without promises. Order of writes, watermark, chain and the reasons to refuse are theirs; a change
+ * there has a counterpart here. What a crash leaves here is what it leaves in LevelDB, which is more than segments allow:
+ * there a torn append is gone whole but for appends above a MiB, and of writes that were not synced a prefix is left, not
+ * any subset. (The real ones are tried at every crash point in test/sim/raft/crash-points.test.ts, and the simulated
+ * cluster runs on segments.)
  */
 
 import { assert } from '../../base/assert.ts'

@@ -25,13 +25,15 @@ import {
   objectRecord,
   pageRecord,
   type ReplicaRecord,
+  userMetadataOf,
 } from '../../src/core/meta/records.ts'
 import { readApplied } from '../../src/core/meta/view.ts'
 import { createLevelFactory } from '../../src/drivers/kv-level.ts'
+import { metaStores } from '../../src/main/meta-stores.ts'
 import { leaseSpan } from '../../src/model/ids.ts'
 import type { Kv, KvOperation } from '../../src/ports/kv.ts'
-import { LogStore } from '../../src/services/meta/log-store.ts'
-import { logName } from '../../src/services/meta/raft-boot.ts'
+import { logFormats } from '../../src/services/meta/identity.ts'
+import { openPlace } from '../../src/services/meta/log-place.ts'
 import { pause } from './figures.ts'
 
 const stateName = 'state'
@@ -156,7 +158,7 @@ function writeObject(writer: Writer, bucket: number, number: number, first: numb
   const manifest = { references: 1, pages: 1, chunks: count, size, lease: 0, trashedMs: 0, durable: copies }
   writer.put(keys.manifest(commitId), manifestRecord, { state: 'committed', ...manifest })
   const facts = { size, etag: sums.subarray(0, 8), version: 100, modifiedMs: nowMs, chunks: count, commitId }
-  const named = { manifest: commitId, contentType: 'application/octet-stream', metadata: [] }
+  const named = { manifest: commitId, contentType: 'application/octet-stream', metadata: userMetadataOf([]) }
   writer.put(keys.object(bucket, `path/to/some/object-${number}`), objectRecord, { ...named, ...facts })
 }
 
@@ -199,8 +201,8 @@ async function fill(kv: Kv, chunks: number): Promise<{ filled: Filled; index: nu
 
 /** Makes the log of the node in `directory` begin after `index`. */
 async function cutLog(directory: string, index: number): Promise<void> {
-  const kv = await createLevelFactory(directory).open(logName)
-  const { store, recovered } = await LogStore.open(kv, 0)
+  const place = await openPlace(metaStores(directory), logFormats.segments)
+  const { store, recovered } = await place.open(0)
   const config = recovered.configs.at(-1) ?? recovered.base.config
   const term = recovered.termRuns.at(-1)?.term ?? recovered.base.term
   await store.finishInstall({ index, term, config }, false)

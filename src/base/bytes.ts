@@ -42,24 +42,44 @@ export function copyBytes(bytes: Uint8Array): Uint8Array {
 /** Text is encoded here first, when its longest encoding fits. */
 const scratch = new Uint8Array(16 * 1024)
 
+/** Text up to this length is written character by character while it is ASCII: a call of the encoder costs more. */
+const shortText = 48
+
+/** Writes `text` at `at` when it is short and ASCII; false when it is not, and then what is there is undefined. */
+function putShort(out: Uint8Array, at: number, text: string): boolean {
+  const { length } = text
+  if (length > shortText || at + length > out.length) return false
+  for (let i = 0; i < length; i++) {
+    const code = text.charCodeAt(i)
+    if (code > 0x7f) return false
+    out[at + i] = code
+  }
+  return true
+}
+
 /** UTF-8 bytes of `text`. */
 export function utf8(text: string): Uint8Array {
+  if (text.length <= shortText) {
+    const out = allocateBytes(text.length)
+    if (putShort(out, 0, text)) return out
+  }
   if (text.length * 3 > scratch.length) return textEncoder.encode(text)
   const length = textEncoder.encodeInto(text, scratch).written
   const out = allocateBytes(length)
-  if (length > 64) out.set(scratch.subarray(0, length))
-  else for (let i = 0; i < length; i++) out[i] = scratch[i] as number
+  out.set(scratch.subarray(0, length))
   return out
 }
 
 /** How many bytes `utf8(text)` has. */
 export function utf8Length(text: string): number {
+  if (putShort(scratch, 0, text)) return text.length
   if (text.length * 3 > scratch.length) return textEncoder.encode(text).length
   return textEncoder.encodeInto(text, scratch).written
 }
 
 /** Writes the UTF-8 bytes of `text` at `at`, where three bytes for each of its UTF-16 units must fit; returns how many. */
 export function putUtf8(out: Uint8Array, at: number, text: string): number {
+  if (putShort(out, at, text)) return text.length
   return textEncoder.encodeInto(text, at === 0 ? out : out.subarray(at)).written
 }
 

@@ -46,6 +46,14 @@ export class Histogram {
     this.#count += 1
   }
 
+  /** Adds the observations of another histogram over the same bounds. */
+  merge(other: Histogram): void {
+    assert(this.bounds.length === other.bounds.length, 'histograms that are added have the same bounds')
+    for (const [i, count] of other.counts.entries()) this.counts[i] = (this.counts[i] as number) + count
+    this.#sum += other.sum
+    this.#count += other.count
+  }
+
   /** The value below which a share `q` (0 to 1) of the observations is; undefined before the first one. */
   quantile(q: number): number | undefined {
     if (this.#count === 0) return undefined

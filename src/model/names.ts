@@ -20,8 +20,12 @@ export function checkBucketName(name: string): void {
   }
 }
 
+/** Most keys: letters, digits and a few marks, in segments that do not begin with a dot. Nothing of it is against a rule. */
+const plainKey = /^[\w=+@-][\w=+@.-]*(?:\/[\w=+@-][\w=+@.-]*)*$/
+
 /** Throws INVALID_ARGUMENT unless `key` fits the rules above. */
 export function checkKey(key: string): void {
+  if (key.length <= keyBytesMax && plainKey.test(key)) return
   if (key === '') throw new StoreError('INVALID_ARGUMENT', 'object name is empty: give a name after the bucket')
   if (!key.isWellFormed()) {
     throw new StoreError('INVALID_ARGUMENT', `object name ${quote(key)} has half a surrogate pair: use valid Unicode`)

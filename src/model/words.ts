@@ -14,6 +14,10 @@ export type Mode = (typeof modeStates)[number]
 export const diskStates = ['ok', 'suspect', 'read-only', 'failed'] as const
 export type DiskState = (typeof diskStates)[number]
 
+/** What the scrub of a disk does. `off`: nothing unless asked for; `resting`: the pass is done, the next one not due. */
+export const scrubStates = ['off', 'running', 'resting', 'paused'] as const
+export type ScrubState = (typeof scrubStates)[number]
+
 /**
  * What one replica is, as users see it. `current` counts as a copy. `copying` was named by a commit and has not answered
  * yet. `stale` is on a disk that came back and is not reconciled. `corrupt` failed its checksum and is quarantined.

@@ -9,17 +9,19 @@ import { isNodeId } from '../model/ids.ts'
 import { asStoreError, StoreError } from '../model/errors.ts'
 import type { Env } from '../ports/env.ts'
 import { v1 } from '../wire/messages.ts'
-import { deletesOf, membersOf, quotaOf, statusOf, versionsOf } from './entries.ts'
+import { deletesOf, membersOf, quotaOf, scrubOf, statusOf, versionsOf } from './entries.ts'
 import type { MetaCaller } from './meta-calls.ts'
 import { checkAddress, checkBound, checkBucket, checkText } from './operations.ts'
 import { within } from './scope.ts'
 import { survey } from './survey.ts'
-import type { Admin, MetaAdmin, QuotaAdmin } from './types.ts'
+import type { Admin, MetaAdmin, QuotaAdmin, ScrubAdmin } from './types.ts'
 
 /** The cluster answers a change of the membership within this time, caught up or not. */
 const changeMs = 80_000
 /** A leader waits so long for its successor at most. */
 const transferMs = 15_000
+/** A leader waits so long for the nodes at most. */
+const directMs = 15_000
 
 function checkNode(id: unknown): asserts id is string {
   checkText(id, 'the node id')
@@ -84,6 +86,31 @@ export function createAdmin(env: Env, caller: MetaCaller, addresses: readonly st
           deletesOf(await meta.call('resumeDeletes', {}, { signal })),
         ),
     },
+    scrub: createScrub(env, meta),
+  }
+}
+
+function createScrub(env: Env, meta: MetaCaller): ScrubAdmin {
+  const direct =
+    (action: 'start' | 'pause' | 'resume'): ScrubAdmin['start'] =>
+    (node, options = {}) =>
+      within(env.clock, options, `${action} the scrub`, async (signal) => {
+        if (node !== undefined) checkNode(node)
+        const { disks, refused } = await meta.call(
+          'directScrub',
+          { action, node: node ?? '' },
+          { signal, attemptMs: directMs },
+        )
+        return { disks, refused: [...refused] }
+      })
+  return {
+    status: (options = {}) =>
+      within(env.clock, options, 'scrub status', async (signal) =>
+        scrubOf(await meta.call('scrubStatus', {}, { signal })),
+      ),
+    start: direct('start'),
+    pause: direct('pause'),
+    resume: direct('resume'),
   }
 }
 

@@ -5,7 +5,7 @@
 import { toHex } from '../base/bytes.ts'
 import { StoreError } from '../model/errors.ts'
 import { formatChunkId } from '../model/ids.ts'
-import { diskStates, healthStates, modeStates, replicaStates } from '../model/words.ts'
+import { diskStates, healthStates, modeStates, replicaStates, scrubStates } from '../model/words.ts'
 import { nameOf, safeCounter } from '../wire/checks.ts'
 import type { holdfast } from '../wire/messages.ts'
 import { targetsOf } from './placements.ts'
@@ -16,8 +16,12 @@ import type {
   ClusterStatus,
   Conditions,
   DeletesStatus,
+  DiskScrub,
   ObjectEntry,
   QuotaEntry,
+  ScrubDetails,
+  ScrubFinding,
+  ScrubSummary,
   StatusMeta,
   VersionStatus,
 } from './types.ts'
@@ -96,11 +100,16 @@ function nodeOf(node: holdfast.v1.NodeStatus): ClusterStatus['nodes'][number] {
       id: disk.id,
       number: disk.number,
       state: nameOf(disk.state, diskStates, 'state'),
+      reason: disk.reason,
       capacityBytes: disk.capacityBytes,
       usedBytes: disk.usedBytes,
+      freeForNewBytes: disk.freeForNewBytes,
+      syncMs: disk.syncUs / 1000,
+      readMs: disk.readUs / 1000,
       chunks: disk.chunks,
       reconciled: disk.reconciled,
     })),
+    faults: node.faults.map(({ path, reason }) => ({ path, reason })),
   }
 }
 
@@ -130,6 +139,45 @@ export function versionsOf(reply: holdfast.v1.VersionStatusReply): VersionStatus
 
 export function deletesOf(reply: holdfast.v1.DeletesStatusReply): DeletesStatus {
   return { held: reply.held, incarnation: reply.incarnation, unknownReplicas: reply.unknownReplicas }
+}
+
+function diskScrubOf({ node, disk, report }: holdfast.v1.DiskScrub): DiskScrub {
+  // Field by field: what has its default value is no own property of a message.
+  const told = present(report, 'report')
+  return {
+    node,
+    disk,
+    state: nameOf(told.state, scrubStates, 'state'),
+    pass: told.pass,
+    scannedBytes: told.scannedBytes,
+    totalBytes: told.totalBytes,
+    bytesPerSecond: told.bytesPerSecond,
+    debtSeconds: told.debtSeconds,
+    startedMs: told.startedMs,
+    finishedMs: told.finishedMs,
+    findings: told.findings,
+    healed: told.healed,
+    suspects: told.suspects,
+    direct: told.direct,
+    notes: [...told.notes],
+  }
+}
+
+function scrubSummaryOf(reply: holdfast.v1.ScrubStatusReply): ScrubSummary {
+  const { scannedBytes, totalBytes, bytesPerSecond, debtSeconds, found, open } = reply
+  const disks = reply.disks.map(diskScrubOf)
+  return { scannedBytes, totalBytes, bytesPerSecond, debtSeconds, found, open, disks }
+}
+
+const findingStates = ['quarantined', 'repaired', 'deleted'] as const
+
+export function scrubOf(reply: holdfast.v1.ScrubStatusReply): ScrubDetails {
+  const findings = reply.findings.map(({ finding: entry, state, source }): ScrubFinding => {
+    const { chunk, node, disk, foundMs, finding } = present(entry, 'finding')
+    const what = nameOf(state, findingStates, 'state')
+    return { chunk: formatChunkId(chunk), node, disk, foundMs, finding, state: what, source: source || null }
+  })
+  return { ...scrubSummaryOf(reply), findings }
 }
 
 export function statusOf(reply: holdfast.v1.StatusReply): ClusterStatus {
@@ -164,5 +212,6 @@ export function statusOf(reply: holdfast.v1.StatusReply): ClusterStatus {
       finding,
       repaired,
     })),
+    scrub: reply.scrub === null || reply.scrub === undefined ? null : scrubSummaryOf(reply.scrub),
   }
 }

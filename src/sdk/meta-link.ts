@@ -125,9 +125,9 @@ export class Link {
     if (this.#closed === undefined) this.#watch(nextMs)
   }
 
-  /** Makes one call; rejects with TIMEOUT after `timeoutMs` without an answer. */
+  /** Makes one call of `request`, which it numbers; rejects with TIMEOUT after `timeoutMs` without an answer. */
   call(
-    body: holdfast.v1.MetaRequest.$Properties,
+    request: holdfast.v1.MetaRequest.$Properties,
     signal: AbortSignal,
     timeoutMs: number = Number.POSITIVE_INFINITY,
   ): Promise<holdfast.v1.MetaReply> {
@@ -145,7 +145,8 @@ export class Link {
       this.#waiting.set(call, { resolve, reject, stopListening, dueMs, timeoutMs })
       if (this.#waiting.size === 1) this.#pulse.waits()
       this.#watch(dueMs)
-      this.#stream.send({ ...body, call })
+      request.call = call
+      this.#stream.send(request)
     })
   }
 
@@ -186,7 +187,9 @@ export async function askLink<K extends SessionCall>(
   request: MetaRequestOf<K>,
   options: { readonly signal: AbortSignal; readonly timeoutMs: number; readonly ticket?: Ticket | undefined },
 ): Promise<MetaReplyOf<K>> {
-  const reply = await link.call({ [kind]: request, ...options.ticket }, options.signal, options.timeoutMs)
+  const message: Record<string, unknown> = { ...options.ticket }
+  message[kind] = request
+  const reply = await link.call(message, options.signal, options.timeoutMs)
   const body = reply[kind] as MetaReplyOf<K> | null | undefined
   if (body !== null && body !== undefined) return body
   throw new StoreError('INTERNAL', `${kind}: meta node ${link.address} answered something else`)

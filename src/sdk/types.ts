@@ -6,7 +6,7 @@
  */
 
 import type { ByteRange } from '../core/object/range.ts'
-import type { DiskState, Health, Mode, ReplicaState, WriteConcern } from '../model/words.ts'
+import type { DiskState, Health, Mode, ReplicaState, ScrubState, WriteConcern } from '../model/words.ts'
 
 export type { ByteRange } from '../core/object/range.ts'
 export type { WriteConcern } from '../model/words.ts'
@@ -198,8 +198,16 @@ export interface StatusDisk {
   readonly id: string
   readonly number: number
   readonly state: DiskState
+  /** Why it is in this state, one line; empty when it is ok. */
+  readonly reason: string
   readonly capacityBytes: number
   readonly usedBytes: number
+  /** Bytes that new chunks may still take. */
+  readonly freeForNewBytes: number
+  /** Nine in ten fdatasyncs of the last minute took at most so long; 0 when that is not known. */
+  readonly syncMs: number
+  /** The same for reads. */
+  readonly readMs: number
   readonly chunks: number
   readonly reconciled: boolean
 }
@@ -212,6 +220,8 @@ export interface StatusNode {
   readonly mode: Mode
   readonly silentMs: number
   readonly disks: readonly StatusDisk[]
+  /** Directories that it could not open as disks. */
+  readonly faults: readonly { readonly path: string; readonly reason: string }[]
 }
 
 export interface StatusMeta {
@@ -273,6 +283,8 @@ export interface ClusterStatus {
     readonly finding: string
     readonly repaired: boolean
   }[]
+  /** Null when the leader runs an older program, or none leads. */
+  readonly scrub: ScrubSummary | null
 }
 
 export interface Chunks {
@@ -380,6 +392,79 @@ export interface DeletesAdmin {
   resume(options?: CallLimits): Promise<DeletesStatus>
 }
 
+/** How the scrub of one disk stands. Times are milliseconds since 1970 by the node's clock, 0: never. */
+export interface DiskScrub {
+  readonly node: string
+  readonly disk: number
+  readonly state: ScrubState
+  /** Number of the pass, from 1; 0 before the first one. */
+  readonly pass: number
+  readonly scannedBytes: number
+  readonly totalBytes: number
+  readonly bytesPerSecond: number
+  /** By how much the pass will be older than the target period when it is done, as things go; 0 on target. */
+  readonly debtSeconds: number
+  readonly startedMs: number
+  /** When the last full pass was done. */
+  readonly finishedMs: number
+  /** Replicas found not intact since the node started, by anyone, and those kept in quarantine from before. */
+  readonly findings: number
+  /** Small chunks renewed from the intact one of their two copies on the disk. */
+  readonly healed: number
+  readonly suspects: number
+  /** False where the filesystem reads through the page cache only, which may hide damage on the disk. */
+  readonly direct: boolean
+  /** Damaged extents, a line each. */
+  readonly notes: readonly string[]
+}
+
+/** The scrub of all disks that report. Sums are over the passes under way. */
+export interface ScrubSummary {
+  readonly scannedBytes: number
+  readonly totalBytes: number
+  readonly bytesPerSecond: number
+  /** The largest of a disk. */
+  readonly debtSeconds: number
+  /** Corrupt replicas ever found, and those not repaired yet. */
+  readonly found: number
+  readonly open: number
+  readonly disks: readonly DiskScrub[]
+}
+
+export interface ScrubFinding {
+  readonly chunk: string
+  readonly node: string
+  readonly disk: number
+  readonly foundMs: number
+  readonly finding: string
+  /** `deleted`: the chunk went, and the replica with it. */
+  readonly state: 'quarantined' | 'repaired' | 'deleted'
+  /** Node that the verified copy came from; null when that is not known (any more). */
+  readonly source: string | null
+}
+
+export interface ScrubDetails extends ScrubSummary {
+  /** The newest, newest first; `found` may be more. */
+  readonly findings: readonly ScrubFinding[]
+}
+
+/** Answer to a direction of the scrub. */
+export interface ScrubDirected {
+  /** Disks that took it. */
+  readonly disks: number
+  /** Disks that did not, with the reason. */
+  readonly refused: readonly string[]
+}
+
+export interface ScrubAdmin {
+  status(options?: CallLimits): Promise<ScrubDetails>
+  /** Begins a full pass now, as fast as is allowed, on one node or on all. NOT_FOUND when the node is not attached. */
+  start(node?: string, options?: CallLimits): Promise<ScrubDirected>
+  /** No scrub until `resume`, for 24 hours at most. */
+  pause(node?: string, options?: CallLimits): Promise<ScrubDirected>
+  resume(node?: string, options?: CallLimits): Promise<ScrubDirected>
+}
+
 export interface Admin {
   /** Asks the leader. NO_QUORUM or UNAVAILABLE when there is none. */
   status(options?: CallLimits): Promise<ClusterStatus>
@@ -389,6 +474,7 @@ export interface Admin {
   readonly quotas: QuotaAdmin
   readonly version: VersionAdmin
   readonly deletes: DeletesAdmin
+  readonly scrub: ScrubAdmin
 }
 
 /** A connection to one cluster. */

@@ -3,15 +3,17 @@
  * test, so that neither can drift.
  */
 
-import type protobuf from 'protobufjs/minimal.js'
+import protobuf from 'protobufjs/minimal.js'
 import { StoreError } from '../model/errors.ts'
 import type { Method } from '../ports/net.ts'
 import { layChunkReply, layChunkRequest } from './data-frames.ts'
 import { type holdfast, v1 } from './messages.ts'
+import { layRaftFrame } from './raft-frames.ts'
+import { layReply, layRequest, readReply, readRequest } from './session-frames.ts'
 
 interface Codec<In, Out> {
-  encode(message: Out, writer?: protobuf.Writer): protobuf.Writer
-  decode(reader: protobuf.Reader | Uint8Array, length?: number): In
+  encode(message: Out, writer: protobuf.Writer): protobuf.Writer
+  decode(bytes: Uint8Array): In
 }
 
 /** Decodes with a clear error: a message from outside that does not parse is INVALID_ARGUMENT, never a crash. */
@@ -25,6 +27,20 @@ function decodeWith<In>(codec: { decode(bytes: Uint8Array): In }, path: string, 
   }
 }
 
+/** One writer for all messages: a new one grows from nothing by doubling, which is most of what encoding costs. */
+let shared: protobuf.Writer | undefined
+const sharedBytesMax = 1024 * 1024
+
+/** What `write` writes, in bytes of its own. */
+function written(write: (writer: protobuf.Writer) => protobuf.Writer): Uint8Array {
+  const writer = shared ?? protobuf.Writer.create()
+  // Not back in its place when `write` throws: it is in an unknown state then.
+  shared = undefined
+  const bytes = write(writer).finish()
+  if (writer.buf.length <= sharedBytesMax) shared = writer.reset()
+  return bytes
+}
+
 function method<QIn, QOut, RIn, ROut>(
   path: string,
   kind: 'unary' | 'stream',
@@ -34,9 +50,9 @@ function method<QIn, QOut, RIn, ROut>(
   return {
     path,
     kind,
-    encodeRequest: (value) => request.encode(value).finish(),
+    encodeRequest: (value) => written((writer) => request.encode(value, writer)),
     decodeRequest: (bytes) => decodeWith(request, path, bytes),
-    encodeReply: (value) => reply.encode(value).finish(),
+    encodeReply: (value) => written((writer) => reply.encode(value, writer)),
     decodeReply: (bytes) => decodeWith(reply, path, bytes),
   }
 }
@@ -46,7 +62,20 @@ const storage = '/holdfast.v1.Storage/'
 const raft = '/holdfast.v1.Raft/'
 
 export const metaMethods = {
-  session: method(`${meta}Session`, 'stream', v1.MetaRequest, v1.MetaReply),
+  session: method(
+    `${meta}Session`,
+    'stream',
+    {
+      encode: (message: holdfast.v1.MetaRequest.$Properties, writer) =>
+        layRequest(message, writer) ?? v1.MetaRequest.encode(message, writer),
+      decode: (bytes) => readRequest(bytes) ?? v1.MetaRequest.decode(bytes),
+    },
+    {
+      encode: (message: holdfast.v1.MetaReply.$Properties, writer) =>
+        layReply(message, writer) ?? v1.MetaReply.encode(message, writer),
+      decode: (bytes) => readReply(bytes) ?? v1.MetaReply.decode(bytes),
+    },
+  ),
   createBucket: method(`${meta}CreateBucket`, 'unary', v1.CreateBucketRequest, v1.CreateBucketReply),
   deleteBucket: method(`${meta}DeleteBucket`, 'unary', v1.DeleteBucketRequest, v1.Empty),
   listBuckets: method(`${meta}ListBuckets`, 'unary', v1.Empty, v1.ListBucketsReply),
@@ -81,6 +110,8 @@ export const metaMethods = {
   raiseVersion: method(`${meta}RaiseVersion`, 'unary', v1.RaiseVersionRequest, v1.VersionStatusReply),
   deletesStatus: method(`${meta}DeletesStatus`, 'unary', v1.Empty, v1.DeletesStatusReply),
   resumeDeletes: method(`${meta}ResumeDeletes`, 'unary', v1.Empty, v1.DeletesStatusReply),
+  scrubStatus: method(`${meta}ScrubStatus`, 'unary', v1.Empty, v1.ScrubStatusReply),
+  directScrub: method(`${meta}DirectScrub`, 'unary', v1.DirectScrubRequest, v1.DirectScrubReply),
 }
 
 const chunks = method(`${storage}Chunks`, 'stream', v1.ChunkRequest, v1.ChunkReply)
@@ -99,8 +130,10 @@ export const nodeMethods = {
   attach: method('/holdfast.v1.NodeControl/Attach', 'stream', v1.NodeMessage, v1.MetaOrder),
 }
 
+const raftMessages = method(`${raft}Messages`, 'stream', v1.RaftFrame, v1.RaftWelcome)
+
 export const raftMethods = {
-  messages: method(`${raft}Messages`, 'stream', v1.RaftFrame, v1.RaftWelcome),
+  messages: { ...raftMessages, encodeRequest: layRaftFrame } satisfies typeof raftMessages,
   snapshot: method(`${raft}Snapshot`, 'stream', v1.SnapshotPiece, v1.SnapshotDone),
   hello: method(`${raft}Hello`, 'unary', v1.HelloRequest, v1.HelloReply),
   form: method(`${raft}Form`, 'unary', v1.FormRequest, v1.FormReply),

@@ -23,6 +23,16 @@ describe('histogram', () => {
     expect(histogram.quantile(1)).equal(30)
   })
 
+  it('adds the observations of another one', () => {
+    const [one, two, both] = [new Histogram([10, 20]), new Histogram([10, 20]), new Histogram([10, 20])]
+    for (const value of [5, 15, 99]) for (const histogram of [one, both]) histogram.observe(value)
+    for (const value of [15, 16]) for (const histogram of [two, both]) histogram.observe(value)
+    one.merge(two)
+    expect(one).deep.equal(both)
+    expect(one.quantile(0.5)).equal(both.quantile(0.5))
+    expect(() => one.merge(new Histogram([10]))).throw(AssertionError)
+  })
+
   it('refuses bounds that do not rise', () => {
     expect(() => new Histogram([1, 1])).throw(AssertionError)
   })

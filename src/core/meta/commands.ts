@@ -23,7 +23,7 @@ import {
 import type { ErrorCode } from '../../model/errors.ts'
 import { diskStates, modeStates, writeConcerns } from '../../model/words.ts'
 import type { ChunkId, DiskNumber, NodeId } from '../../model/ids.ts'
-import { hexId, root } from './records.ts'
+import { hexId, root, userMetadata } from './records.ts'
 
 /** A replica as a storage node acknowledged it. */
 const ack = struct({ disk: uint, generation: uint })
@@ -48,7 +48,7 @@ const putOperation = struct({
   copies: uint,
   concern: oneOf(writeConcerns),
   contentType: text,
-  metadata: list(struct({ name: text, value: text })),
+  metadata: userMetadata,
   condition,
 })
 const deleteOperation = struct({ bucket: text, key: text, condition })

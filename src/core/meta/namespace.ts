@@ -7,7 +7,7 @@
  */
 
 import { assert } from '../../base/assert.ts'
-import { copyBytes, fromHex, toHex, utf8Length } from '../../base/bytes.ts'
+import { fromHex, toHex } from '../../base/bytes.ts'
 import { checkBucketName, checkKey, quote } from '../../model/names.ts'
 import { limits } from '../../model/limits.ts'
 import type { CommitId, LeaseId } from '../../model/ids.ts'
@@ -25,7 +25,7 @@ import {
   takePage,
 } from './manifests.ts'
 import { fingerprintOf, fingerprintOfChunks, keepOutcome, knownOutcome } from './outcomes.ts'
-import { checkQuotas } from './quotas.ts'
+import { type Before, checkQuotas } from './quotas.ts'
 import { type BucketRecord, bucketRecord, clusterRecord, type ObjectRecord, objectRecord } from './records.ts'
 import { demand, refuse } from './refuse.ts'
 import type { Transaction } from './view.ts'
@@ -92,7 +92,8 @@ function mustBucket(tx: Transaction, name: string): BucketRecord {
 /** One operation with what the state before the commit says of its key. */
 interface Planned {
   readonly operation: Operation
-  readonly bucket: BucketRecord
+  /** Key of the object's record. */
+  readonly at: Uint8Array
   readonly before: ObjectRecord | undefined
   /** The object a copy copies. */
   readonly source: ObjectRecord | undefined
@@ -112,23 +113,65 @@ export function commit(tx: Transaction, body: CommitBody): Reply {
     return { ok: true, kind: 'committed', objects, durable: known.durable }
   }
   checkShape(body)
-  const planned = operations.map((operation) => plan(tx, operation))
-  const { objects: objectsBefore, bytes: bytesBefore } = tx.counters
-  const before = {
-    cluster: { objects: objectsBefore, bytes: bytesBefore },
-    buckets: new Map(planned.map((one) => [one.operation.bucket, one.bucket])),
-  }
+  const totals = new Totals(tx)
+  const planned = operations.map((operation) => plan(tx, totals, operation))
   let durable = Number.MAX_SAFE_INTEGER
   const results = planned.map((one, i) => {
-    const taken = store(tx, body, one, i)
+    const taken = store(tx, totals, body, one, i)
     durable = Math.min(durable, taken.durable)
     return taken.object
   })
-  checkQuotas(tx, before)
+  checkQuotas(tx, totals.write(tx))
   for (const { before: old } of planned) if (old !== undefined && hasManifest(old)) releaseManifest(tx, old.manifest)
   if (durable === Number.MAX_SAFE_INTEGER) durable = 0
   keepOutcome(tx, commitId, fingerprint, durable, results)
   return { ok: true, kind: 'committed', objects: results, durable }
+}
+
+/** Objects and bytes as a commit changes them: written once for each bucket, after its last operation. */
+class Totals {
+  readonly #cluster: Before['cluster']
+  readonly #buckets = new Map<string, BucketRecord>()
+  readonly #added = new Map<string, { objects: number; bytes: number }>()
+
+  constructor(tx: Transaction) {
+    const { objects, bytes } = tx.counters
+    this.#cluster = { objects, bytes }
+  }
+
+  /** The bucket before the commit. NOT_FOUND when there is none. */
+  bucket(tx: Transaction, name: string): BucketRecord {
+    const known = this.#buckets.get(name)
+    if (known !== undefined) return known
+    const bucket = mustBucket(tx, name)
+    this.#buckets.set(name, bucket)
+    this.#added.set(name, { objects: 0, bytes: 0 })
+    return bucket
+  }
+
+  count(name: string, before: ObjectRecord | undefined, after: ObjectRecord | undefined): void {
+    const added = this.#added.get(name)
+    assert(added !== undefined, `bucket ${name} was planned with`)
+    added.objects += (after === undefined ? 0 : 1) - (before === undefined ? 0 : 1)
+    added.bytes += (after?.size ?? 0) - (before?.size ?? 0)
+  }
+
+  /** Writes the totals; answers what they were before. */
+  write(tx: Transaction): Before {
+    let { objects, bytes } = this.#cluster
+    for (const [name, added] of this.#added) {
+      const bucket = this.#buckets.get(name) as BucketRecord
+      tx.put(keys.bucket(name), bucketRecord, {
+        ...bucket,
+        objects: bucket.objects + added.objects,
+        bytes: bucket.bytes + added.bytes,
+      })
+      objects += added.objects
+      bytes += added.bytes
+    }
+    tx.count({ objects, bytes })
+    return { cluster: this.#cluster, buckets: this.#buckets }
+  }
 }
 
 function checkShape(body: CommitBody): void {
@@ -138,14 +181,16 @@ function checkShape(body: CommitBody): void {
     operations.length <= limits.commitObjectsMax,
     `the commit has ${operations.length} operations: send at most ${limits.commitObjectsMax}`,
   )
-  const seen = new Set<string>()
+  const seen = operations.length === 1 ? undefined : new Set<string>()
   let chunks = 0
   for (const operation of operations) {
     checkBucketName(operation.bucket)
     checkKey(operation.key)
     const name = `${operation.bucket}/${operation.key}`
-    demand(!seen.has(name), `the commit names ${quote(name)} twice: send one operation for each key`)
-    seen.add(name)
+    if (seen?.has(name) === true) {
+      refuse('INVALID_ARGUMENT', `the commit names ${quote(name)} twice: send one operation for each key`)
+    }
+    seen?.add(name)
     if (operation.kind !== 'put') continue
     checkPut(operation, operations.length)
     chunks += operation.chunks.length
@@ -157,29 +202,30 @@ function checkShape(body: CommitBody): void {
 }
 
 function checkPut(put: Put, operations: number): void {
-  const name = quote(`${put.bucket}/${put.key}`)
-  if (put.stagedPages > 0) {
-    demand(put.chunks.length === 0 && operations === 1, `the commit of staged ${name} must hold nothing else`)
+  const { stagedPages, chunks, metadata } = put
+  // Messages are made when they are needed: this runs on every member for every put.
+  const wrong = (rule: (name: string) => string): never =>
+    refuse('INVALID_ARGUMENT', rule(quote(`${put.bucket}/${put.key}`)))
+  if (stagedPages > 0) {
+    if (chunks.length > 0 || operations > 1) wrong((name) => `the commit of staged ${name} must hold nothing else`)
   } else {
-    const size = put.chunks.reduce((sum, chunk) => sum + chunk.length, 0)
-    demand(
-      size === put.size,
-      `the chunks of ${name} hold ${size} bytes, its size says ${put.size}: send what was written`,
-    )
+    const size = chunks.reduce((sum, chunk) => sum + chunk.length, 0)
+    if (size !== put.size) {
+      wrong((name) => `the chunks of ${name} hold ${size} bytes, its size says ${put.size}: send what was written`)
+    }
   }
-  const metadataBytes = put.metadata.reduce((sum, { name, value }) => sum + utf8Length(name) + utf8Length(value), 0)
-  demand(
-    metadataBytes <= limits.userMetadataBytesMax,
-    `the metadata of ${name} has ${metadataBytes} bytes: use at most ${limits.userMetadataBytesMax}`,
-  )
+  const { textBytes } = metadata
+  if (textBytes > limits.userMetadataBytesMax) {
+    wrong((name) => `the metadata of ${name} has ${textBytes} bytes: use at most ${limits.userMetadataBytesMax}`)
+  }
 }
 
-function plan(tx: Transaction, operation: Operation): Planned {
-  const bucket = mustBucket(tx, operation.bucket)
-  const before = tx.get(keys.object(bucket.number, operation.key), objectRecord)
+function plan(tx: Transaction, totals: Totals, operation: Operation): Planned {
+  const at = keys.object(totals.bucket(tx, operation.bucket).number, operation.key)
+  const before = tx.get(at, objectRecord)
   checkCondition(operation, before)
   if (operation.kind === 'delete' && before === undefined) refuseMissing(operation.bucket, operation.key)
-  return { operation, bucket, before, source: operation.kind === 'copy' ? sourceOf(tx, operation) : undefined }
+  return { operation, at, before, source: operation.kind === 'copy' ? sourceOf(tx, operation) : undefined }
 }
 
 function sourceOf(tx: Transaction, copy: Copy): ObjectRecord {
@@ -194,6 +240,7 @@ function refuseMissing(bucket: string, key: string): never {
 
 function checkCondition(operation: Operation, before: ObjectRecord | undefined): void {
   const { ifAbsent, ifMatch } = operation.condition
+  if (!ifAbsent && ifMatch === '') return
   const name = quote(`${operation.bucket}/${operation.key}`)
   if (ifAbsent && before !== undefined) {
     refuse('CONDITION_FAILED', `object ${name} exists at version ${before.version}: if-absent does not hold`)
@@ -220,20 +267,20 @@ interface Stored {
   readonly durable: number
 }
 
-function store(tx: Transaction, body: CommitBody, planned: Planned, position: number): Stored {
-  const { operation, bucket, before, source } = planned
+function store(tx: Transaction, totals: Totals, body: CommitBody, planned: Planned, position: number): Stored {
+  const { operation, at, before, source } = planned
   if (operation.kind === 'delete') {
     assert(before !== undefined, 'a delete was planned on an object')
-    tx.del(keys.object(bucket.number, operation.key))
-    count(tx, operation.bucket, before, undefined)
+    tx.del(at)
+    totals.count(operation.bucket, before, undefined)
     return { object: named(operation, { ...before, removed: true }), durable: Number.MAX_SAFE_INTEGER }
   }
   const made =
     operation.kind === 'put'
       ? storePut(tx, body, operation, position)
       : { record: copyOf(tx, source, body.commitId), durable: Number.MAX_SAFE_INTEGER }
-  tx.put(keys.object(bucket.number, operation.key), objectRecord, made.record)
-  count(tx, operation.bucket, before, made.record)
+  tx.put(at, objectRecord, made.record)
+  totals.count(operation.bucket, before, made.record)
   return { object: named(operation, { ...made.record, removed: false }), durable: made.durable }
 }
 
@@ -242,25 +289,13 @@ function named(operation: Operation, facts: Omit<CommittedObject, 'bucket' | 'ke
     bucket: operation.bucket,
     key: operation.key,
     size: facts.size,
-    etag: copyBytes(facts.etag),
+    etag: facts.etag,
     version: facts.version,
     modifiedMs: facts.modifiedMs,
     contentType: facts.contentType,
     chunks: facts.chunks,
     removed: facts.removed,
   }
-}
-
-function count(tx: Transaction, name: string, before: ObjectRecord | undefined, after: ObjectRecord | undefined): void {
-  const objects = (after === undefined ? 0 : 1) - (before === undefined ? 0 : 1)
-  const bytes = (after?.size ?? 0) - (before?.size ?? 0)
-  const bucket = mustBucket(tx, name)
-  tx.put(keys.bucket(name), bucketRecord, {
-    ...bucket,
-    objects: bucket.objects + objects,
-    bytes: bucket.bytes + bytes,
-  })
-  tx.count({ objects: tx.counters.objects + objects, bytes: tx.counters.bytes + bytes })
 }
 
 function copyOf(tx: Transaction, source: ObjectRecord | undefined, commitId: CommitId): ObjectRecord {

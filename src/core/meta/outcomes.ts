@@ -18,27 +18,21 @@ import type { Transaction } from './view.ts'
 /** A commit id is known at least this long after its commit. */
 const outcomeKeptMs = 15 * 60_000
 /** Most outcomes kept, whatever their age: about 200 MB of state. */
-const outcomesMax = 1_000_000
+export const outcomesMax = 1_000_000
 
 const identity = list(
   struct({ kind: oneOf(['put', 'delete', 'copy'] as const), bucket: text, key: text, size: uint, etag: fixed(8) }),
 )
-const noEtag = new Uint8Array(8)
+/** What `identity` wants of an operation that brings no content. */
+const noContent = { size: 0, etag: new Uint8Array(8) }
 
 /** What makes two commands the same commit. Acknowledgements do not: a writer may know of more by the second try. */
 export function fingerprintOf(operations: readonly Operation[]): number {
-  return crc32c(
-    encode(
-      identity,
-      operations.map((one) => ({
-        kind: one.kind,
-        bucket: one.bucket,
-        key: one.key,
-        size: one.kind === 'put' ? one.size : 0,
-        etag: one.kind === 'put' ? one.etag : noEtag,
-      })),
-    ),
-  )
+  return crc32c(encode(identity, operations.map(identityOf)))
+}
+
+function identityOf(one: Operation) {
+  return one.kind === 'put' ? one : { ...one, ...noContent }
 }
 
 /** The same for a commit of chunks that belong to no object. */

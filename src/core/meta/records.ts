@@ -7,6 +7,8 @@
 
 import {
   bool,
+  decode,
+  encode,
   extended,
   fixed,
   hex,
@@ -83,7 +85,45 @@ const laterBucket = struct({ bytesMax: uint, objectsMax: uint })
 export const bucketRecord = extended(firstBucket, laterBucket, { bytesMax: 0, objectsMax: 0 })
 export type BucketRecord = TypeOf<typeof bucketRecord>
 
-const pair = struct({ name: text, value: text })
+const pairs = list(struct({ name: text, value: text }))
+
+/**
+ * The user's own metadata, as it is encoded. It passes through the state unread, so it is decoded for readers alone: the
+ * text of a whole kilobyte would be made, and made bytes again, on every member for every put.
+ */
+export class UserMetadata {
+  readonly encoded: Uint8Array
+  /** UTF-8 bytes of its names and values together. */
+  readonly textBytes: number
+
+  constructor(encoded: Uint8Array, textBytes: number) {
+    this.encoded = encoded
+    this.textBytes = textBytes
+  }
+
+  pairs(): readonly { readonly name: string; readonly value: string }[] {
+    return decode(pairs, this.encoded)
+  }
+}
+
+export function userMetadataOf(named: readonly { readonly name: string; readonly value: string }[]): UserMetadata {
+  return decode(userMetadata, encode(pairs, named))
+}
+
+/** The bytes of a list of pairs. Decoded as a view: their lengths are checked, their text when it is asked for. */
+export const userMetadata: Schema<UserMetadata> = {
+  write: (writer, { encoded }) => writer.raw(encoded),
+  read: (reader) => {
+    const from = reader.position
+    let textBytes = 0
+    for (let texts = 2 * reader.varint(); texts > 0; texts--) {
+      const length = reader.varint()
+      reader.skip(length)
+      textBytes += length
+    }
+    return new UserMetadata(reader.since(from), textBytes)
+  },
+}
 
 export const objectRecord = struct({
   /** Manifest id. An object without chunks has a manifest with no page, or (since cluster version 2) none: all zero. */
@@ -94,7 +134,7 @@ export const objectRecord = struct({
   version: uint,
   modifiedMs: uint,
   contentType: text,
-  metadata: list(pair),
+  metadata: userMetadata,
   chunks: uint,
   /** The commit that made this version, for idempotence. */
   commitId: hexId,

@@ -29,6 +29,16 @@ export type StateWrite =
   | { readonly type: 'put'; readonly key: Uint8Array; readonly name: string; readonly value: Uint8Array }
   | { readonly type: 'del'; readonly key: Uint8Array; readonly name: string }
 
+/** A key as a map key: one character a byte. */
+export function keyName(key: Uint8Array): string {
+  return String.fromCharCode.apply(undefined, key as unknown as number[])
+}
+
+const clusterKey: Uint8Array = keys.cluster()
+const clusterName: string = keyName(clusterKey)
+const appliedKey: Uint8Array = keys.applied()
+const appliedName: string = keyName(appliedKey)
+
 /** The applied record before the first entry. */
 export const nothingApplied: AppliedRecord = {
   index: 0,
@@ -46,13 +56,14 @@ export const nothingApplied: AppliedRecord = {
 
 /** The applied record of a stored state. */
 export function readApplied(reader: StateReader): AppliedRecord {
-  const key = keys.applied()
-  const value = reader.getSync(key, keyName(key))
+  const value = reader.getSync(appliedKey, appliedName)
   return value === undefined ? nothingApplied : decode(appliedRecord, value)
 }
 
 /** Records that almost every command reads and few write: cluster, buckets, disks, leases, nodes, the oldest outcome. */
-const hotPrefixes: ReadonlySet<string> = new Set('Cbklnq')
+const hotPrefixes: readonly boolean[] = Array.from({ length: 256 }, (_, byte) =>
+  'Cbklnq'.includes(String.fromCharCode(byte)),
+)
 const hotMax = 4096
 
 /** Decoded hot records as applied. Kept over groups by whoever makes the views; a state of its own needs its own. */
@@ -73,8 +84,8 @@ export class HotRecords {
   }
 }
 
-function isHot(name: string): boolean {
-  return hotPrefixes.has(name[0] as string)
+function isHot(key: Uint8Array): boolean {
+  return hotPrefixes[key[0] as number] === true
 }
 
 /** The state as the entries of one group see it. Bounded by the group: make a new one for each. */
@@ -100,7 +111,7 @@ export class StateView {
 
   /** The record under `key`, whose name is `name`. */
   get<T>(key: Uint8Array, name: string, schema: Schema<T>): T | undefined {
-    const hot = isHot(name)
+    const hot = isHot(key)
     if (hot) {
       const known = this.#hot.get(name)
       if (known !== undefined) return known as T
@@ -114,19 +125,20 @@ export class StateView {
   }
 
   /** Takes one write of an accepted entry into the group and the digest; `accept` ends the entry. */
-  write(key: Uint8Array, name: string, slot: EntrySlot): void {
-    const { schema, value } = slot
+  write(slot: EntrySlot): void {
+    const { key, name, schema, value } = slot
     const bytes = value === undefined || schema === undefined ? undefined : encode(schema, value)
     this.#digest = chain(this.#digest, key, bytes)
     this.#written.set(name, bytes === undefined ? { type: 'del', key, name } : { type: 'put', key, name, value: bytes })
-    if (!isHot(name)) return
+    if (!isHot(key)) return
     if (bytes === undefined) this.#hot.delete(name)
     else this.#hot.set(name, value)
   }
 
-  /** The writes of an accepted entry are all in. */
-  accept(applied: AppliedRecord): void {
-    this.#applied = { ...applied, digest: this.#digest }
+  /** The writes of an accepted entry are all in; `applied` is ours from now on. */
+  accept(applied: Counters): void {
+    applied.digest = this.#digest
+    this.#applied = applied
   }
 
   /** An entry that changes nothing: a leader's no-op, or a refused command (whose time still counts). */
@@ -137,14 +149,16 @@ export class StateView {
   /** All writes of the group and the applied record: one atomic batch. */
   finish(): StateWrite[] {
     const out = [...this.#written.values()]
-    const key = keys.applied()
-    out.push({ type: 'put', key, name: keyName(key), value: encode(appliedRecord, this.#applied) })
+    out.push({ type: 'put', key: appliedKey, name: appliedName, value: encode(appliedRecord, this.#applied) })
     return out
   }
 }
 
+type Counters = { -readonly [Field in keyof AppliedRecord]: AppliedRecord[Field] }
+
 interface EntrySlot {
   readonly key: Uint8Array
+  readonly name: string
   schema: Schema<unknown> | undefined
   value: unknown
   written: boolean
@@ -160,7 +174,10 @@ export class Transaction {
   readonly term: number
   /** The entry's time: the leader's clock, clamped to never go back. */
   readonly nowMs: number
-  readonly #counters: { -readonly [Field in keyof AppliedRecord]: AppliedRecord[Field] }
+  readonly #counters: Counters
+  /** The key that was named last: what is read is often written next. */
+  #lastKey: Uint8Array = clusterKey
+  #lastName: string = clusterName
 
   constructor(view: StateView, index: number, term: number, nowMs: number) {
     this.#view = view
@@ -179,12 +196,21 @@ export class Transaction {
     Object.assign(this.#counters, change)
   }
 
+  #nameOf(key: Uint8Array): string {
+    if (key === this.#lastKey) return this.#lastName
+    this.#lastKey = key
+    return (this.#lastName = keyName(key))
+  }
+
   get<T>(key: Uint8Array, schema: Schema<T>): T | undefined {
-    const name = keyName(key)
+    return this.#get(key, this.#nameOf(key), schema)
+  }
+
+  #get<T>(key: Uint8Array, name: string, schema: Schema<T>): T | undefined {
     const slot = this.#slots.get(name)
     if (slot !== undefined) return slot.value as T | undefined
     const value = this.#view.get(key, name, schema)
-    this.#slots.set(name, { key, schema, value, written: false })
+    this.#slots.set(name, { key, name, schema, value, written: false })
     return value
   }
 
@@ -198,10 +224,10 @@ export class Transaction {
 
   /** The order in which an entry first touches its keys is that of the digest: a known slot stays where it is. */
   #set(key: Uint8Array, schema: Schema<unknown> | undefined, value: unknown): void {
-    const name = keyName(key)
+    const name = this.#nameOf(key)
     const slot = this.#slots.get(name)
     if (slot === undefined) {
-      this.#slots.set(name, { key, schema, value, written: true })
+      this.#slots.set(name, { key, name, schema, value, written: true })
       return
     }
     slot.schema = schema
@@ -219,7 +245,7 @@ export class Transaction {
 
   /** The cluster record; every command but `found` needs it. */
   cluster(): ClusterRecord {
-    const cluster = this.get(keys.cluster(), clusterRecord)
+    const cluster = this.#get(clusterKey, clusterName, clusterRecord)
     if (cluster === undefined) {
       throw new StoreError('UNAVAILABLE', 'the cluster is not founded yet: try again', { outcome: 'definite' })
     }
@@ -228,7 +254,7 @@ export class Transaction {
 
   /** Makes the entry's writes part of the view, once nothing can refuse it any more. */
   commit(): void {
-    for (const [name, slot] of this.#slots) if (slot.written) this.#view.write(slot.key, name, slot)
+    for (const slot of this.#slots.values()) if (slot.written) this.#view.write(slot)
     this.#view.accept(this.#counters)
   }
 }
@@ -248,9 +274,4 @@ function chain(digest: number, key: Uint8Array, value: Uint8Array | undefined): 
   putU32(head, 5, value?.length ?? 0)
   const ofKey = crc32c(key, crc32c(head, digest))
   return value === undefined ? ofKey : crc32c(value, ofKey)
-}
-
-/** A key as a map key: one character a byte. */
-export function keyName(key: Uint8Array): string {
-  return String.fromCharCode.apply(undefined, key as unknown as number[])
 }

@@ -23,7 +23,7 @@ import {
   uint,
   union,
 } from '../../base/schema.ts'
-import { copyBytes, fromHex, toHex } from '../../base/bytes.ts'
+import { concatBytes, copyBytes, fromHex, toHex } from '../../base/bytes.ts'
 import { termMax } from '../../model/fence.ts'
 import type { NodeId } from '../../model/ids.ts'
 import { decodeReceipt } from './receipts.ts'
@@ -168,14 +168,15 @@ export const clusterConfig: Schema<ClusterConfig> = {
 }
 
 const entry: Schema<Entry> = struct({ index: uint, term: uint, type: oneOf(entryTypes), payload: bytes })
+const entriesList = list(entry)
+
+/** What stands before the entries of an append. */
+const appendHead = { term: uint, session: uint, prevIndex: uint, prevTerm: uint, commit: uint }
 
 const body = union({
   vote: { tag: 1, body: struct({ term: uint, pre: bool, forced: bool, lastIndex: uint, lastTerm: uint }) },
   voteReply: { tag: 2, body: struct({ term: uint, pre: bool, granted: bool }) },
-  append: {
-    tag: 3,
-    body: struct({ term: uint, session: uint, prevIndex: uint, prevTerm: uint, commit: uint, entries: list(entry) }),
-  },
+  append: { tag: 3, body: struct({ ...appendHead, entries: entriesList }) },
   appendReply: {
     tag: 4,
     body: struct({ term: uint, session: uint, accepted: bool, index: uint, hintIndex: uint, hintTerm: uint }),
@@ -202,12 +203,43 @@ export function encodeMessage(message: Message): Uint8Array {
   return encode(body, message)
 }
 
-/** Throws SchemaError unless `encoded` is one well-formed message. Payloads are copied, so that none pins its frame. */
+/** An append without its entries: what differs from one receiver to another. */
+const bareAppend = union({ append: { tag: 3, body: struct(appendHead) } })
+
+/** Encodes messages, the entries of an append once for all that are sent the same ones. */
+export class MessageEncoder {
+  #entries: readonly Entry[] = []
+  #encoded: Uint8Array = encode(entriesList, [])
+
+  encode(message: Message): Uint8Array {
+    if (message.kind !== 'append' || message.entries.length === 0) return encodeMessage(message)
+    if (!sameRun(message.entries, this.#entries)) {
+      this.#entries = message.entries
+      this.#encoded = encode(entriesList, message.entries)
+    }
+    return concatBytes([encode(bareAppend, message), this.#encoded])
+  }
+
+  /** Forgets what it holds: the same entries are not sent again soon. */
+  forget(): void {
+    this.#entries = []
+  }
+}
+
+function sameRun(a: readonly Entry[], b: readonly Entry[]): boolean {
+  return a.length === b.length && a.every((item, i) => item === b[i])
+}
+
+/** Payloads of a message up to this size are views on it: they are nearly all of it, and go together. */
+const viewBytesMax = 64 * 1024
+
+/** Throws SchemaError unless `encoded` is one well-formed message. Payloads are views on it, or copies when it is large. */
 export function decodeMessage(encoded: Uint8Array, from: NodeId, to: NodeId): Message {
   const value = decode(body, encoded)
   if (value.term > termMax) throw new SchemaError('the term is out of bounds')
   if (value.kind === 'append') {
     checkEntries(value.prevIndex, value.prevTerm, value.term, value.entries)
+    if (encoded.length <= viewBytesMax) return { ...value, from, to }
     const entries = value.entries.map((item) => ({ ...item, payload: copyBytes(item.payload) }))
     return { ...value, entries, from, to }
   }

@@ -11,8 +11,9 @@ import { StoreError } from '../../model/errors.ts'
 import { isNodeId } from '../../model/ids.ts'
 import { quote } from '../../model/names.ts'
 import { newestVersion } from '../../model/version.ts'
-import { safeCounter } from '../../wire/checks.ts'
+import { nameOf, safeCounter } from '../../wire/checks.ts'
 import type { holdfast } from '../../wire/messages.ts'
+import { scrubActions } from './control/scrub-control.ts'
 import type { Call, HandlerDeps } from './handlers.ts'
 import { finish, mustLead, proposeTo } from './propose.ts'
 import { toSetQuota } from './requests.ts'
@@ -28,6 +29,8 @@ export interface AdminCalls {
   raiseVersion: Call<'RaiseVersionRequest', 'VersionStatusReply'>
   deletesStatus: Call<'Empty', 'DeletesStatusReply'>
   resumeDeletes: Call<'Empty', 'DeletesStatusReply'>
+  scrubStatus: Call<'Empty', 'ScrubStatusReply'>
+  directScrub: Call<'DirectScrubRequest', 'DirectScrubReply'>
 }
 
 /** A caller waits this long for a change of members; the change itself goes on. */
@@ -53,6 +56,15 @@ export function createAdminCalls(deps: HandlerDeps): AdminCalls {
     resumeDeletes: async (_request, ticket) => {
       await proposeTo(deps, { kind: 'resumeDeletes', nowMs: now() }, ticket)
       return deletesStatus(deps)
+    },
+    scrubStatus: async () => {
+      mustLead(deps)
+      return deps.control.scrubStatus()
+    },
+    directScrub: async (request) => {
+      if (request.node !== '') checkNode(request.node, 'node')
+      mustLead(deps)
+      return deps.control.directScrub(nameOf(request.action, scrubActions, 'action'), request.node)
     },
   }
 }

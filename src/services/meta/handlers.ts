@@ -17,6 +17,7 @@ import type { Env } from '../../ports/env.ts'
 import { safeCounter } from '../../wire/checks.ts'
 import type { holdfast } from '../../wire/messages.ts'
 import { type AdminCalls, createAdminCalls } from './admin.ts'
+import type { ScrubAction } from './control/scrub-control.ts'
 import type { MetaMachine } from './machine.ts'
 import { type Accepted, finish, mustLead, proposeTo, type Ticket, unexpected, withLeader } from './propose.ts'
 import type { MetaSnapshot } from './queries.ts'
@@ -90,6 +91,8 @@ export interface ControlView extends DiskView {
   place(request: holdfast.v1.PlaceRequest): holdfast.v1.PlaceReply.$Properties
   reportReplica(request: holdfast.v1.ReportReplicaRequest): Promise<void>
   status(): Promise<ControlPart>
+  scrubStatus(): Promise<holdfast.v1.ScrubStatusReply.$Properties>
+  directScrub(action: ScrubAction, node: string): Promise<holdfast.v1.DirectScrubReply.$Properties>
   /** Registered storage nodes with the highest version each supports; 0 when it was not heard in this term. */
   storageVersions(): readonly { readonly id: string; readonly versionMax: number }[]
   /** Replicas that would be deleted if deletes were not held. */

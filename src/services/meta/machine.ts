@@ -128,7 +128,7 @@ class Machine implements MetaMachine {
 
   #use(kv: Kv): void {
     this.#applied = readApplied(kv)
-    const pending = new Pending(kv, this.#applied.index, this.#clock, (error) => this.#fail(error))
+    const pending = new Pending(kv, this.#applied, this.#clock, (error) => this.#fail(error))
     this.#open = { kv, pending, hot: new HotRecords() }
     this.#cluster = this.points.cluster()
   }
@@ -227,13 +227,14 @@ class Machine implements MetaMachine {
       checkVersion(this.#cluster?.version ?? 0, 'install a snapshot of the metadata state')
       this.#tellCluster()
       // Who waits for the new state does not wait for the end of the old one.
-      this.#leaving = this.#discard(old.kv, storeName(number - 1))
+      this.#leaving = this.#discard(old, storeName(number - 1))
     })
   }
 
   /** Never rejects: when it fails the node stops, and the next start clears away what is left. */
-  async #discard(kv: Kv, name: string): Promise<void> {
+  async #discard({ kv, pending }: Opened, name: string): Promise<void> {
     try {
+      await pending.stop()
       await kv.close()
       await this.#stores.kv.destroy(name)
     } catch (error) {
@@ -255,6 +256,7 @@ class Machine implements MetaMachine {
     if (opened === undefined) return
     // What could not be written is in the log.
     await opened.pending.flushed().catch(() => undefined)
+    await opened.pending.stop()
     await this.#leaving
     await opened.kv.close()
   }

@@ -9,18 +9,24 @@
  * began is in the store. A failed write ends it: nothing is written or promised after it.
  */
 
+import { prefixEnd } from '../../core/meta/keys.ts'
+import type { AppliedRecord } from '../../core/meta/records.ts'
 import { keyName, type StateReader, type StateWrite } from '../../core/meta/view.ts'
 import type { Clock, Timer } from '../../ports/clock.ts'
 import type { Kv, KvEntry, KvRange, KvSnapshot } from '../../ports/kv.ts'
+import { KnownOutcomes } from './known-outcomes.ts'
 
 /** Writes gather for so long, unless somebody waits for them. */
-const gatherMs = 50
+const gatherMs = 200
 /** A batch this large is written without waiting for more. */
 const gatherBytes = 1024 * 1024
 /** Apply waits while more than this is not written. */
 const pendingBytesMax = 32 * 1024 * 1024
 /** What a write costs in memory beside its bytes. */
 const writeOverheadBytes = 100
+const outcomePrefix: number = 'w'.charCodeAt(0)
+const outcomeRange: KvRange = { gte: new Uint8Array([outcomePrefix]), lt: prefixEnd('w') }
+
 interface Waiter {
   readonly index: number
   readonly done: () => void
@@ -43,6 +49,7 @@ export class Pending implements StateReader {
   readonly #kv: Kv
   readonly #clock: Pick<Clock, 'after'> | undefined
   readonly #onFailure: (error: unknown) => void
+  readonly #outcomes: KnownOutcomes
   #filling = new Batch()
   #writing: Batch | undefined
   #durable: number
@@ -51,18 +58,24 @@ export class Pending implements StateReader {
   #waiters: Waiter[] = []
   #failure: { readonly error: unknown } | undefined
 
-  /** `index`: that of the state in `kv`. Without a clock nothing is gathered: every group is written at once. */
+  /** `stored`: what the state in `kv` says of itself. Without a clock nothing is gathered: every group is written at once. */
   constructor(
     kv: Kv,
-    index: number,
+    stored: Pick<AppliedRecord, 'index' | 'outcomesFrom' | 'outcomesTo'>,
     clock: Pick<Clock, 'after'> | undefined,
     onFailure: (error: unknown) => void = () => undefined,
   ) {
     this.#kv = kv
-    this.#durable = index
-    this.#applied = index
+    this.#durable = stored.index
+    this.#applied = stored.index
     this.#clock = clock
     this.#onFailure = onFailure
+    const noOutcomes = stored.outcomesFrom === stored.outcomesTo
+    this.#outcomes = new KnownOutcomes(
+      () => kv.iterate(outcomeRange),
+      noOutcomes,
+      (error) => this.#fail(error),
+    )
   }
 
   /** Index of the state that is on disk. */
@@ -72,6 +85,7 @@ export class Pending implements StateReader {
 
   /** The value of `key` as applied. */
   getSync(key: Uint8Array, name: string = keyName(key)): Uint8Array | undefined {
+    if (key[0] === outcomePrefix && !this.#outcomes.mayHold(key)) return undefined
     const write = this.#filling.writes.get(name) ?? this.#writing?.writes.get(name)
     return write === undefined ? this.#kv.getSync(key) : valueOf(write)
   }
@@ -131,6 +145,7 @@ export class Pending implements StateReader {
     for (const write of writes) {
       const { key, name } = write
       batch.writes.set(name, write)
+      if (key[0] === outcomePrefix && write.type === 'put') this.#outcomes.wrote(key)
       batch.bytes += key.length + (write.type === 'put' ? write.value.length : 0) + writeOverheadBytes
     }
     batch.index = index
@@ -147,6 +162,11 @@ export class Pending implements StateReader {
     })
     this.#schedule()
     return done
+  }
+
+  /** Nothing is read behind the callers' backs any more; what was begun to be written goes on. */
+  stop(): Promise<void> {
+    return this.#outcomes.stop()
   }
 
   #schedule(): void {

@@ -17,10 +17,11 @@ import type { Files } from '../../ports/files.ts'
 import type { KvFactory } from '../../ports/kv.ts'
 import type { NetServer } from '../../ports/net.ts'
 import type { MetaConfig } from '../../config/types.ts'
-import type { Raft } from '../../core/raft/raft.ts'
+import type { Raft, RaftView } from '../../core/raft/raft.ts'
 import { defaultRaftLimits, type RaftLimits, type Ready } from '../../core/raft/types.ts'
 import type { Reply } from '../../core/meta/commands.ts'
 import { Formation } from './formation.ts'
+import type { NodeStores } from './log-place.ts'
 import { notLeader, overloaded, readExpired, tooLarge } from './raft-errors.ts'
 import { Leadership } from './raft-leadership.ts'
 import { launch, type Running } from './raft-running.ts'
@@ -51,7 +52,7 @@ export interface RaftReplicator extends Replicator {
  */
 export function createReplicator(
   env: Env,
-  stores: MetaStores,
+  stores: NodeStores,
   machine: StateMachine | undefined,
   config: MetaConfig,
   limits: Partial<RaftLimits> = {},
@@ -67,7 +68,7 @@ const housekeepingTicks = 20
 
 class RaftHost implements RaftReplicator {
   readonly #env: Env
-  readonly #stores: MetaStores
+  readonly #stores: NodeStores
   readonly #machine: StateMachine | undefined
   readonly #config: MetaConfig
   readonly #limits: RaftLimits
@@ -86,10 +87,14 @@ class RaftHost implements RaftReplicator {
   #fatalReason: Error | undefined
   #version = 1
   #ticks = 0
+  readonly #onTurn = (): void => {
+    this.#pumpQueued = false
+    this.#pump()
+  }
 
   constructor(
     env: Env,
-    stores: MetaStores,
+    stores: NodeStores,
     machine: StateMachine | undefined,
     config: MetaConfig,
     limits: RaftLimits,
@@ -203,6 +208,12 @@ class RaftHost implements RaftReplicator {
     running.lanes.run(() => this.#space.look())
   }
 
+  /** How long proposals are held at most while leadership is handed over. */
+  get #handTicks(): number {
+    const { electionTicks, electionSpreadTicks } = this.#config.raft
+    return 2 * (electionTicks + electionSpreadTicks)
+  }
+
   /** The clock as leases of reads measure it. */
   #nowTicks(): number {
     return this.#env.clock.monotonicMs() / this.#config.raft.tickMs
@@ -221,15 +232,17 @@ class RaftHost implements RaftReplicator {
     this.#schedule()
   }
 
-  /** Pumps once after all that happens in this turn. */
+  /**
+   * Pumps once after all that happens in this turn: requests that arrived on many connections are one append, one message
+   * to each peer, and one answer of each.
+   */
   #schedule(): void {
     if (this.#pumpQueued) return
     this.#pumpQueued = true
+    const { clock } = this.#env
+    if (clock.turn !== undefined) return clock.turn(this.#onTurn)
     Promise.resolve()
-      .then(() => {
-        this.#pumpQueued = false
-        this.#pump()
-      })
+      .then(this.#onTurn)
       .catch((error: unknown) => this.#fatal(error))
   }
 
@@ -247,6 +260,7 @@ class RaftHost implements RaftReplicator {
         running.members.lost()
       })
       this.#waiters.serveReads(running.core.view.applied)
+      if (this.#waiters.holds && isSettled(running.core.view)) this.#waiters.release()
       running.transport.flush()
     } catch (error) {
       this.#fatal(error)
@@ -282,6 +296,8 @@ class RaftHost implements RaftReplicator {
       this.#schedule()
       return answer
     }
+    // Whoever takes over is known in a moment: who asks now is told then, instead of looking for it.
+    if (result.reason === 'transferring') return this.#waiters.hold(this.#handTicks).then(() => this.propose(payload))
     if (result.reason === 'overloaded') return Promise.reject(overloaded())
     if (result.reason === 'too-large') return Promise.reject(tooLarge(payload.length, this.#limits.entryBytes))
     return Promise.reject(this.#notLeader())
@@ -395,4 +411,9 @@ class RaftHost implements RaftReplicator {
     await running.lanes.drain()
     await running.store.close()
   }
+}
+
+/** It is known who leads, and nobody is about to take over. */
+function isSettled({ role, leader, transferring }: RaftView): boolean {
+  return !transferring && (role === 'leader' || leader !== '')
 }

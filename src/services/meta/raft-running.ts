@@ -11,14 +11,14 @@ import type { Message } from '../../core/raft/messages.ts'
 import { Raft } from '../../core/raft/raft.ts'
 import type { ClusterConfig, Member, RaftLimits } from '../../core/raft/types.ts'
 import type { Formation } from './formation.ts'
-import type { Identity } from './identity.ts'
+import { type Identity, type LogFormat, logFormats } from './identity.ts'
 import type { LinkIdentity } from './link-identity.ts'
-import type { LogStore } from './log-store.ts'
+import type { NodeStores } from './log-place.ts'
+import type { RaftLog } from './log-types.ts'
 import type { PeerNews } from './peer-book.ts'
 import { bootRaft } from './raft-boot.ts'
 import { Contact } from './raft-contact.ts'
 import { type Checkpoint, Digests } from './raft-digests.ts'
-import type { MetaStores } from './raft-host.ts'
 import { Lanes } from './raft-lanes.ts'
 import { Members } from './raft-members.ts'
 import { Snapshots } from './raft-snapshots.ts'
@@ -29,7 +29,7 @@ import { WitnessMachine } from './witness-machine.ts'
 /** What exists only while the node runs. */
 export interface Running {
   readonly core: Raft
-  readonly store: LogStore
+  readonly store: RaftLog
   readonly transport: Transport
   readonly self: LinkIdentity
   readonly lanes: Lanes
@@ -48,7 +48,7 @@ export interface Running {
 /** What the parts need of the replicator. */
 export interface LaunchHost {
   readonly env: Env
-  readonly stores: MetaStores
+  readonly stores: NodeStores
   readonly machine: StateMachine | undefined
   readonly config: MetaConfig
   readonly limits: RaftLimits
@@ -75,7 +75,9 @@ export async function launch(host: LaunchHost): Promise<Running> {
   const { witness } = config
   const durable = witness ? undefined : host.machine?.durableIndex()
   if (durable === undefined && !witness) throw new StoreError('INTERNAL', 'start raft: a full member has a state')
-  const { store, slots, start, cut } = await bootRaft(stores, formation, durable, limits.cacheBytes)
+  const format = logFormat(host, identity)
+  const { store, slots, start, cut, moved } = await bootRaft(stores, formation, durable, limits.cacheBytes, format)
+  if (moved) env.log.info('moved the raft log into segment files', { last: start.lastIndex })
   if (cut > 0) env.log.warn('cut a torn tail off the raft log', { entries: cut, last: start.lastIndex })
   const machine = witness || host.machine === undefined ? new WitnessMachine(start.applied) : host.machine
   machine.onFailure((error) => host.fatal(error))
@@ -93,6 +95,15 @@ function formedIdentity(formation: Formation): Identity {
   const { identity } = formation
   if (identity === undefined || identity.clusterId === '') throw new StoreError('INTERNAL', 'start raft: not formed')
   return identity
+}
+
+/**
+ * How the log is to be stored: in LevelDB as long as a node may have to go back to Holdfast 0.1, which is until the cluster
+ * version is 2, or, at its formation, when not every member was heard to know that version.
+ */
+function logFormat({ version, formation }: LaunchHost, identity: Identity): LogFormat {
+  const noWayBack = version() >= 2 || identity.witness || identity.joined
+  return noWayBack || (!identity.ready && formation.allSupport(2)) ? logFormats.segments : logFormats.level
 }
 
 /** Version 1 knows voters alone. */

@@ -1,5 +1,6 @@
 /**
- * Callers that wait: for their proposal to be applied, or for a linearizable read to be safe.
+ * Callers that wait: for their proposal to be applied, for a linearizable read to be safe, or for the end of a transfer of
+ * leadership before they propose.
  *
  * Invariants: every waiter is settled exactly once; a proposal succeeds only when its own (term, index) was applied;
  * when leadership is lost its outcome is unknown, never "failed"; a read is given up after a while, because a follower's
@@ -16,6 +17,13 @@ interface Proposal {
   readonly reject: (error: StoreError) => void
 }
 
+interface Held {
+  readonly resolve: () => void
+  readonly reject: (error: StoreError) => void
+  /** Tick at which it is let go. */
+  readonly expires: number
+}
+
 interface Read {
   readonly resolve: () => void
   readonly reject: (error: StoreError) => void
@@ -28,11 +36,31 @@ export class Waiters {
   readonly #reads = new Map<number, Read>()
   /** Reads whose index is confirmed, in the order of their indexes. */
   #confirmed: { readonly index: number; readonly read: Read }[] = []
+  /** Callers that have proposed nothing yet, because leadership is being handed over. */
+  #held: Held[] = []
   #tokens = 0
   #ticks = 0
 
   get size(): number {
-    return this.#proposals.size
+    return this.#proposals.size + this.#held.length
+  }
+
+  get holds(): boolean {
+    return this.#held.length > 0
+  }
+
+  /** Resolves when it is known who leads after the transfer, or after `ticks`. */
+  hold(ticks: number): Promise<void> {
+    return new Promise((resolve, reject) => {
+      this.#held.push({ resolve, reject, expires: this.#ticks + ticks })
+    })
+  }
+
+  /** Lets everybody propose who was held, or learn where the leader is. */
+  release(): void {
+    const held = this.#held
+    this.#held = []
+    for (const { resolve } of held) resolve()
   }
 
   proposal(term: number, index: number): Promise<Reply> {
@@ -70,9 +98,11 @@ export class Waiters {
     this.#reads.delete(token)
   }
 
-  /** Gives up reads whose time is over. */
+  /** Gives up reads whose time is over, and lets go who was held too long. */
   tick(expired: () => StoreError): void {
     this.#ticks++
+    // The first one that was held waits longest.
+    if ((this.#held[0]?.expires ?? Number.POSITIVE_INFINITY) <= this.#ticks) this.release()
     // Reads are in the order in which they came, and all wait equally long.
     for (const [token, read] of this.#reads) {
       if (read.expires > this.#ticks) break
@@ -120,8 +150,10 @@ export class Waiters {
     const reads = [...this.#reads.values(), ...this.#confirmed.map((item) => item.read)]
     this.#reads.clear()
     this.#confirmed = []
+    const held = this.#held
+    this.#held = []
     this.failProposals(proposalError)
-    for (const read of reads) read.reject(readError())
+    for (const waiting of [...reads, ...held]) waiting.reject(readError())
   }
 }
 

@@ -80,7 +80,7 @@ export async function openObject(
   if (record === undefined) {
     throw new StoreError('NOT_FOUND', `object ${quote(`${name}/${key}`)} does not exist: check the name`)
   }
-  const metadata = Object.fromEntries(record.metadata.map((pair) => [pair.name, pair.value]))
+  const metadata = Object.fromEntries(record.metadata.pairs().map((pair) => [pair.name, pair.value]))
   const object = { ...toEntry(key, record), bucket: name, metadata }
   const pages = hasManifest(record) ? points.manifest(record.manifest)?.pages : 0
   if (pages === undefined) throw new StoreError('INTERNAL', `manifest ${record.manifest} of an object is unknown`)

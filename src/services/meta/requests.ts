@@ -8,6 +8,7 @@
 import { fromHex, utf8 } from '../../base/bytes.ts'
 import type { Command, CommittedChunk, Operation } from '../../core/meta/commands.ts'
 import { manifestPagesMax } from '../../core/meta/manifests.ts'
+import { userMetadataOf } from '../../core/meta/records.ts'
 import { sessionTtlMs } from '../../core/meta/sessions.ts'
 import { StoreError } from '../../model/errors.ts'
 import { limits } from '../../model/limits.ts'
@@ -182,7 +183,7 @@ function toPut(put: holdfast.v1.PutObject): Operation {
     copies: bounded(put.copies, 'copies', 1, limits.replicasMax),
     concern: nameOf(put.write, writeConcerns, 'write'),
     contentType: put.contentType === '' ? 'application/octet-stream' : put.contentType,
-    metadata: toMetadata(put.metadata),
+    metadata: userMetadataOf(toMetadata(put.metadata)),
     condition: toCondition(put.condition),
   }
 }

@@ -51,27 +51,48 @@ class Gate {
     this.#env = env
   }
 
-  async run<T>(name: string, work: () => Promise<T>): Promise<T> {
-    if (this.#draining) throw new StoreError('SHUTTING_DOWN', 'this meta node is stopping: ask another one')
-    if (this.#running >= callsMax) throw overloaded('this meta node')
-    const { clock, metrics } = this.#env
-    const startedMs = clock.monotonicMs()
-    let code = 'OK'
+  /** Carries out one call, which may also throw at once; what it fails with is a StoreError. */
+  run<T>(name: string, work: () => Promise<T>): Promise<T> {
+    const refusal = this.#refusal()
+    if (refusal !== undefined) return Promise.reject(refusal)
+    const startedMs = this.#env.clock.monotonicMs()
     this.#running++
+    let under: Promise<T>
     try {
-      return await work()
+      under = work()
     } catch (cause) {
-      const error = asStoreError(cause, `answer ${name}`)
-      code = error.code
-      if (code === 'INTERNAL') this.#env.log.error('call failed by a bug', { call: name, reason: error.message })
-      throw error
-    } finally {
-      this.#running--
-      const seconds = (clock.monotonicMs() - startedMs) / 1000
-      metrics.observe('holdfast_meta_call_seconds', 'Time from the request to the answer.', seconds, { call: name })
-      metrics.count('holdfast_meta_calls_total', 'Calls answered, by call and code.', 1, { call: name, code })
-      if (this.#running === 0) for (const wake of this.#idle.splice(0)) wake()
+      return Promise.reject(this.#failed(name, startedMs, cause))
     }
+    return under.then(
+      (value) => {
+        this.#left(name, startedMs, 'OK')
+        return value
+      },
+      (cause: unknown) => {
+        throw this.#failed(name, startedMs, cause)
+      },
+    )
+  }
+
+  #refusal(): StoreError | undefined {
+    if (this.#draining) return new StoreError('SHUTTING_DOWN', 'this meta node is stopping: ask another one')
+    return this.#running >= callsMax ? overloaded('this meta node') : undefined
+  }
+
+  #failed(name: string, startedMs: number, cause: unknown): StoreError {
+    const error = asStoreError(cause, `answer ${name}`)
+    if (error.code === 'INTERNAL') this.#env.log.error('call failed by a bug', { call: name, reason: error.message })
+    this.#left(name, startedMs, error.code)
+    return error
+  }
+
+  #left(name: string, startedMs: number, code: string): void {
+    const { clock, metrics } = this.#env
+    this.#running--
+    const seconds = (clock.monotonicMs() - startedMs) / 1000
+    metrics.observe('holdfast_meta_call_seconds', 'Time from the request to the answer.', seconds, { call: name })
+    metrics.count('holdfast_meta_calls_total', 'Calls answered, by call and code.', 1, { call: name, code })
+    if (this.#running === 0) for (const wake of this.#idle.splice(0)) wake()
   }
 
   async drain(): Promise<void> {
@@ -121,14 +142,20 @@ function bindUnary(server: NetServer, calls: MetaCalls, gate: Gate): void {
   bind('raiseVersion', metaMethods.raiseVersion, calls.raiseVersion)
   bind('deletesStatus', metaMethods.deletesStatus, calls.deletesStatus)
   bind('resumeDeletes', metaMethods.resumeDeletes, calls.resumeDeletes)
+  bind('scrubStatus', metaMethods.scrubStatus, calls.scrubStatus)
+  bind('directScrub', metaMethods.directScrub, calls.directScrub)
 }
 
 function serveSession(stream: SessionStream, calls: MetaCalls, gate: Gate, clusterId: () => string | undefined): void {
   let running = 0
   let ended = false
   let closed = false
-  const reply = (call: number, body: ReplyBody): void => {
-    if (!closed && !stream.send({ ...body, call, clusterId: clusterId() ?? '' })) stream.pause()
+  // The object is made here field by field: spreading bodies of every kind into one costs more than encoding it.
+  const reply = (call: number, body: SessionCall | 'error', value: unknown): void => {
+    if (closed) return
+    const message: Record<string, unknown> = { call, body, clusterId: clusterId() ?? '' }
+    message[body] = value
+    if (!stream.send(message)) stream.pause()
   }
   const settle = (): void => {
     running--
@@ -142,38 +169,30 @@ function serveSession(stream: SessionStream, calls: MetaCalls, gate: Gate, clust
   stream.onClose(() => {
     closed = true
   })
+  const fail = (call: number, error: StoreError): void => reply(call, 'error', errorDetail(error))
   stream.onMessage((request) => {
-    const { call } = request
-    if (running >= sessionCallsMax) {
-      reply(call, { body: 'error', error: errorDetail(overloaded('this session')) })
-      return
-    }
+    const { call, body } = request
+    if (running >= sessionCallsMax) return fail(call, overloaded('this session'))
+    if (body === undefined) return fail(call, unknownCall())
     running++
-    answer(request, calls, gate).then(
-      (body) => {
-        reply(call, body)
-        settle()
-      },
-      (cause: unknown) => {
-        reply(call, { body: 'error', error: errorDetail(asStoreError(cause, 'answer a call')) })
-        settle()
-      },
-    )
+    const carryOut = calls[body] as (request: unknown, ticket?: Ticket) => Promise<unknown>
+    gate
+      .run(body, () => carryOut(request[body], ticketOf(request)))
+      .then(
+        (value) => {
+          reply(call, body, value)
+          settle()
+        },
+        (cause: unknown) => {
+          fail(call, asStoreError(cause, 'answer a call'))
+          settle()
+        },
+      )
   })
 }
 
-type ReplyBody = Omit<holdfast.v1.MetaReply.$Properties, 'call' | 'clusterId'>
-
-/** Carries out one call of a session; the reply's body has the request's name. */
-async function answer(request: holdfast.v1.MetaRequest, calls: MetaCalls, gate: Gate): Promise<ReplyBody> {
-  const name: SessionCall | undefined = request.body
-  if (name === undefined) {
-    throw new StoreError('INVALID_ARGUMENT', 'a session request without a known call: use proto/holdfast/v1/meta.proto')
-  }
-  const body = request[name]
-  const call = calls[name] as (body: unknown, ticket?: Ticket) => Promise<unknown>
-  const done = await gate.run(name, async () => call(body, ticketOf(request)))
-  return { body: name, [name]: done } as ReplyBody
+function unknownCall(): StoreError {
+  return new StoreError('INVALID_ARGUMENT', 'a session request without a known call: use proto/holdfast/v1/meta.proto')
 }
 
 /** An error as a session's reply carries it. */

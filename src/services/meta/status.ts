@@ -11,7 +11,7 @@ import type { PeerStatus, Replicator, ReplicatorStatus } from './types.ts'
 /** The controllers' share of the status. */
 export type ControlPart = Pick<
   holdfast.v1.StatusReply.$Properties,
-  'verdict' | 'summary' | 'codes' | 'canLose' | 'nodes' | 'chunks' | 'repair' | 'corruptions'
+  'verdict' | 'summary' | 'codes' | 'canLose' | 'nodes' | 'chunks' | 'repair' | 'corruptions' | 'scrub'
 >
 
 /** What the status is made of beside the controllers' share. */

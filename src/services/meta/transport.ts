@@ -14,7 +14,7 @@ import type { NodeId } from '../../model/ids.ts'
 import type { Timer } from '../../ports/clock.ts'
 import type { Env } from '../../ports/env.ts'
 import type { Duplex } from '../../ports/net.ts'
-import { decodeMessage, encodeMessage, type Message } from '../../core/raft/messages.ts'
+import { decodeMessage, type Message, MessageEncoder } from '../../core/raft/messages.ts'
 import { raftMethods } from '../../wire/methods.ts'
 import type { holdfast } from '../../wire/messages.ts'
 import { incarnationOnWire, type LinkIdentity, type Standing, standingOf } from './link-identity.ts'
@@ -78,6 +78,7 @@ export class Transport {
   /** The newest incoming stream of each sender. */
   readonly #senders = new Map<NodeId, InStream>()
   readonly #book: PeerBook
+  readonly #encoder = new MessageEncoder()
   #stopped = false
 
   constructor(env: Env, self: LinkIdentity, advertise: readonly string[], handlers: TransportHandlers) {
@@ -106,7 +107,7 @@ export class Transport {
   queue(messages: readonly Message[]): void {
     for (const message of messages) {
       const link = this.#linkTo(message.to)
-      const encoded = encodeMessage(message)
+      const encoded = this.#encoder.encode(message)
       if (link.queue.length >= queueMessagesMax || link.queueBytes + encoded.length > queueBytesMax) {
         link.queue = []
         link.queueBytes = 0
@@ -116,6 +117,7 @@ export class Transport {
       link.queue.push(encoded)
       link.queueBytes += encoded.length
     }
+    this.#encoder.forget()
   }
 
   /** Sends what is queued, in frames. */

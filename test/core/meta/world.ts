@@ -28,6 +28,7 @@ import {
   leaseRecord,
   manifestRecord,
   objectRecord,
+  userMetadataOf,
 } from '../../../src/core/meta/records.ts'
 import { HotRecords, readApplied, type StateReader, StateView } from '../../../src/core/meta/view.ts'
 import type { ErrorCode } from '../../../src/model/errors.ts'
@@ -174,7 +175,7 @@ export class World implements StateReader {
       copies: 3,
       concern: 'quorum',
       contentType: 'image/png',
-      metadata: [],
+      metadata: userMetadataOf([]),
       condition: anyCondition,
       ...more,
     }

@@ -4,13 +4,16 @@ import { expect } from 'chai'
 import { SchemaError } from '../../../src/base/schema.ts'
 import { Prng } from '../../../src/base/prng.ts'
 import {
+  type AppendRequest,
   decodeConfig,
   decodeMessage,
   encodeConfig,
   encodeMessage,
   type Message,
+  MessageEncoder,
 } from '../../../src/core/raft/messages.ts'
 import { decodeReceipt, receiptOf } from '../../../src/core/raft/receipts.ts'
+import type { Entry } from '../../../src/core/raft/types.ts'
 import { termMax } from '../../../src/model/fence.ts'
 import { configOf } from './network.ts'
 
@@ -70,11 +73,32 @@ describe('raft messages', () => {
     })
   }
 
-  it('payloads are copies, not views on the frame', () => {
-    const encoded = encodeMessage(messages[2] as Message)
-    const decoded = decodeMessage(encoded, 'a', 'b')
+  it('payloads of a large message are copies, so that none pins all of it', () => {
+    const append = messages[2] as AppendRequest
+    const first = append.entries[0] as Entry
+    const large = { ...first, payload: new Uint8Array(100_000).fill(7) }
+    const second = { ...first, index: first.index + 1, payload: Uint8Array.of(1, 2, 3) }
+    const encoded = encodeMessage({ ...append, entries: [large, second] })
+    const decoded = decodeMessage(encoded, 'a', 'b') as AppendRequest
+    for (const entry of decoded.entries) expect(entry.payload.buffer).not.equal(encoded.buffer)
     encoded.fill(0)
-    expect(decoded.kind === 'append' && decoded.entries[0]?.payload).to.deep.equal(payload)
+    expect(decoded.entries[1]?.payload).deep.equal(Uint8Array.of(1, 2, 3))
+  })
+
+  it('an encoder gives every receiver the bytes of the message alone, whatever it encoded before', () => {
+    const append = messages[2] as AppendRequest
+    const first = append.entries[0] as Entry
+    const run = [0, 1, 2].map((i) => ({ ...first, index: first.index + i, payload: Uint8Array.of(i) }))
+    const other = { ...(run[2] as Entry), payload: Uint8Array.of(9) }
+    const encoder = new MessageEncoder()
+    const middle = [run[0] as Entry, { ...(run[1] as Entry), payload: Uint8Array.of(8) }, run[2] as Entry]
+    const lists = [run, [...run], middle, run.slice(0, 2), run.slice(1), [...run.slice(0, 2), other], [], run]
+    for (const [i, entries] of lists.entries()) {
+      const message: AppendRequest = { ...append, to: `m${i}`, session: i, commit: i, entries }
+      expect(encoder.encode(message)).deep.equal(encodeMessage(message))
+      if (i === 4) encoder.forget()
+    }
+    for (const message of messages) expect(encoder.encode(message)).deep.equal(encodeMessage(message))
   })
 
   it('entries with gaps, falling terms or terms above the message are refused', () => {

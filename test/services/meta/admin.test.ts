@@ -209,6 +209,14 @@ describe('meta service, version 2', () => {
     })
   })
 
+  it('directs the scrub by what is known to be a direction only', async () => {
+    expect(await kit.call(meta.scrubStatus, {})).to.include({ found: 3 })
+    expect(await kit.call(meta.directScrub, { action: 'start', node: 's1' })).to.include({ disks: 1 })
+    expect((await kit.refused(meta.directScrub, { action: 'stop' })).code).to.equal('INVALID_ARGUMENT')
+    expect((await kit.refused(meta.directScrub, { action: 'start', node: 'S 1' })).code).to.equal('INVALID_ARGUMENT')
+    expect(kit.control.directed).to.deep.equal(['start s1'])
+  })
+
   it('holds deletes after a recovery until they are resumed', async () => {
     expect(await kit.call(meta.deletesStatus, {})).to.include({ held: false, incarnation: 1, unknownReplicas: 0 })
     kit.incarnation = 2

@@ -125,6 +125,17 @@ class FakeControl implements ControlView {
     return Promise.resolve()
   }
 
+  readonly directed: string[] = []
+
+  scrubStatus() {
+    return Promise.resolve({ found: 3 })
+  }
+
+  directScrub(action: string, node: string) {
+    this.directed.push(`${action} ${node}`)
+    return Promise.resolve({ disks: 1, refused: [] })
+  }
+
   status() {
     return Promise.resolve({ verdict: this.verdict, summary: 'all is well', codes: [], canLose: 1, nodes: [] })
   }

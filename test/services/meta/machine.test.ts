@@ -1,6 +1,7 @@
 /** The state machine over its store: what is durable when, images, and an install that survives a crash anywhere. */
 
 import { expect } from 'chai'
+import { userMetadataOf } from '../../../src/core/meta/records.ts'
 import { encodeCommand } from '../../../src/core/meta/commands.ts'
 import { keys } from '../../../src/core/meta/keys.ts'
 import { getU32 } from '../../../src/base/bytes.ts'
@@ -135,7 +136,7 @@ describe('meta machine', () => {
 
   it('keeps pieces within 1 MiB and refuses damaged ones', async () => {
     const { machine, log } = await filled(memoryStores(), 1)
-    const metadata = [{ name: 'note', value: 'x'.repeat(8_000) }]
+    const metadata = userMetadataOf([{ name: 'note', value: 'x'.repeat(8_000) }])
     for (let i = 0; i < 300; i++) {
       const put = {
         kind: 'put' as const,

@@ -1,6 +1,7 @@
 /** What the state machine has applied and not yet on disk: who sees it, when it is written, and what a crash leaves. */
 
 import { expect } from 'chai'
+import { userMetadataOf } from '../../../src/core/meta/records.ts'
 import { keys } from '../../../src/core/meta/keys.ts'
 import { readApplied, type StateReader } from '../../../src/core/meta/view.ts'
 import { StoreError } from '../../../src/model/errors.ts'
@@ -10,6 +11,9 @@ import { FaultPlan } from '../../support/fault-plan.ts'
 import { ManualClock } from '../../support/manual-clock.ts'
 import { MemoryKvFactory } from '../../support/memory-kv.ts'
 import { id, LocalLog, memoryStores, openMachine } from './kit.ts'
+
+/** Writes gather for so long before they are written. */
+const gatherMs = 200
 
 async function settle(): Promise<void> {
   for (let i = 0; i < 10; i++) await new Promise<void>((resolve) => setImmediate(resolve))
@@ -93,15 +97,15 @@ describe('meta machine: behind its replies', () => {
   it('writes what gathered as one batch, and what came meanwhile as the next', async () => {
     const { stores, clock, machine, log, bucket } = await slow()
     for (const number of [1, 2, 3]) await bucket(number)
-    clock.advance(50)
+    clock.advance(gatherMs)
     await bucket(4)
-    clock.advance(50)
+    clock.advance(gatherMs)
     expect([stores.batches.length, stores.waiting]).to.deep.equal([1, 1])
     // Each key once: three buckets, the cluster, the applied record.
     expect(stores.batches[0]?.length).to.equal(5)
     await stores.release()
     expect(machine.durableIndex()).to.equal(log.index - 1)
-    clock.advance(50)
+    clock.advance(gatherMs)
     await stores.release()
     expect(machine.durableIndex()).to.equal(log.index)
     expect(stores.batches.length).to.equal(2)
@@ -110,11 +114,11 @@ describe('meta machine: behind its replies', () => {
   it('reads keys that are deleted and not written as absent', async () => {
     const { stores, clock, machine, log, bucket } = await slow()
     await bucket(1)
-    clock.advance(50)
+    clock.advance(gatherMs)
     await stores.release()
     await log.command({ kind: 'deleteBucket', name: 'bucket-1' })
     expect(machine.points.bucket('bucket-1')).to.equal(undefined)
-    clock.advance(50)
+    clock.advance(gatherMs)
     expect(machine.points.bucket('bucket-1')).to.equal(undefined)
     expect(await machine.queries.bucket('bucket-1')).to.equal(undefined)
     await stores.release()
@@ -188,7 +192,7 @@ describe('meta machine: behind its replies', () => {
     machine.onFailure((error) => told.push(error))
     await bucket(1)
     stores.failure = new StoreError('IO', 'the disk is gone')
-    clock.advance(50)
+    clock.advance(gatherMs)
     const listed = machine.queries.buckets('', 1).catch((error: unknown) => error)
     await stores.release()
     expect(told).to.deep.equal([stores.failure])
@@ -203,7 +207,7 @@ describe('meta machine: behind its replies', () => {
   it('holds apply back while too much is not written', async () => {
     const { stores, machine, log } = await slow()
     await log.command({ kind: 'createBucket', name: 'photos', commitId: id(7) })
-    const metadata = [{ name: 'note', value: 'x'.repeat(8_000) }]
+    const metadata = userMetadataOf([{ name: 'note', value: 'x'.repeat(8_000) }])
     const puts = Array.from({ length: 128 }, (_, i) => ({
       kind: 'put' as const,
       bucket: 'photos',
@@ -257,7 +261,7 @@ describe('meta machine: behind its replies', () => {
         for (const [i, command] of commands.entries()) {
           await log.command(command)
           if (i % 3 !== 0) continue
-          clock.advance(50)
+          clock.advance(gatherMs)
           await settle()
         }
       }

@@ -5,14 +5,18 @@
 import { fromUtf8, utf8 } from '../../../src/base/bytes.ts'
 import type { Reply } from '../../../src/core/meta/commands.ts'
 import type { RaftLimits } from '../../../src/core/raft/types.ts'
-import type { Kv, KvFactory } from '../../../src/ports/kv.ts'
-import { entryKey } from '../../../src/services/meta/log-format.ts'
-import { createReplicator, type MetaStores, type RaftReplicator } from '../../../src/services/meta/raft-host.ts'
+import type { Entropy } from '../../../src/ports/entropy.ts'
+import type { Kv } from '../../../src/ports/kv.ts'
+import type { Entry } from '../../../src/core/raft/types.ts'
+import type { NodeStores } from '../../../src/services/meta/log-place.ts'
+import { createReplicator, type RaftReplicator } from '../../../src/services/meta/raft-host.ts'
 import type { AppliedEntry, AppliedReply, StateImage, StateMachine } from '../../../src/services/meta/types.ts'
 import { SimProcess, simClock, World } from '../../../src/sim/clock.ts'
 import { SimDevice } from '../../../src/sim/disk.ts'
+import { SimExtentDisk } from '../../../src/sim/extents.ts'
 import { SimFilesDisk } from '../../../src/sim/files.ts'
 import { SimKvDisk } from '../../../src/sim/kv.ts'
+import { LogWatch, syncedEntries } from '../../../src/sim/log-watch.ts'
 import { SimNet } from '../../../src/sim/net.ts'
 import { Seeded } from '../../../src/sim/seed.ts'
 import { type LoggedEvent, simEntropy, simHasher, simLog, SimMetrics } from '../../../src/sim/sinks.ts'
@@ -166,15 +170,18 @@ export class Host {
   startError: unknown
   fatal: Error | undefined
   leaderships: (number | undefined)[] = []
-  logBatches = 0
-  /** When set, batches of the log fail with it. */
-  logError: Error | undefined
+  /** What is written to its log. */
+  readonly log = new LogWatch()
+  readonly extents: SimExtentDisk
+  readonly #entropy: Entropy
 
   constructor(world: World, random: Seeded, id: string) {
     this.process = new SimProcess(id)
     this.device = new SimDevice(world, random.fork(`${id} disk`), times, 1024 ** 4)
     this.kv = new SimKvDisk(random.fork(`${id} kv`), this.device)
     this.files = new SimFilesDisk(random.fork(`${id} files`), this.device)
+    this.extents = new SimExtentDisk(random.fork(`${id} extents`), this.device)
+    this.#entropy = simEntropy(random.fork(`${id} nonces`))
     this.address = `${id}:1`
   }
 
@@ -184,20 +191,26 @@ export class Host {
   }
 
   /** Its files and stores, for a program that is not the node. */
-  stores(): MetaStores {
-    return { files: this.files.port(this.process), kv: this.kv.factory(this.process) }
+  stores(): NodeStores {
+    return {
+      files: this.files.port(this.process),
+      kv: this.kv.factory(this.process),
+      segments: () => Promise.resolve(this.log.over(this.extents.port(this.process))),
+      entropy: this.#entropy,
+      segmentSizes: { first: 64 * 1024, max: 256 * 1024 },
+    }
   }
 
-  /** Flips a bit of a stored log entry. */
+  /** Flips a bit of a log entry that is synced; the host must not run. */
   rot(index: number): void {
-    const value = this.logValue(index)
-    if (value === undefined) throw new Error(`no entry ${index}`)
-    value[12] = (value[12] as number) ^ 1
+    const place = syncedEntries(this.extents).get(index)
+    if (place === undefined) throw new Error(`no entry ${index}`)
+    this.extents.flip(place.segment, place.offset + 12)
   }
 
-  /** The stored record of a log entry. */
-  logValue(index: number): Uint8Array | undefined {
-    return this.kv.peek('raft-log', entryKey(index))
+  /** A log entry, as it was written. */
+  logEntry(index: number): Entry | undefined {
+    return this.log.entry(index)
   }
 
   get commands(): string[] {
@@ -256,24 +269,11 @@ export class Cluster {
       metrics: new SimMetrics(),
     }
     const factory = host.kv.factory(process)
-    const kv: KvFactory = {
-      destroy: factory.destroy,
-      open: async (name) => {
-        const opened = await factory.open(name)
-        if (name !== 'raft-log') return opened
-        const batch: Kv['batch'] = async (operations, options) => {
-          if (host.logError !== undefined) throw host.logError
-          await opened.batch(operations, options)
-          host.logBatches++
-        }
-        return { ...opened, batch }
-      },
-    }
     const machine = witness ? undefined : await new ListMachine(await factory.open('state')).open()
     host.machine = machine
     const replicator = createReplicator(
       env,
-      { files: host.files.port(process), kv },
+      host.stores(),
       machine,
       {
         id: process.id,
@@ -320,6 +320,7 @@ export class Cluster {
     this.net.crash(process)
     host.kv.crash()
     host.files.crash()
+    host.extents.crash()
   }
 
   /** The process stands still; its peers find its connections open and silent. */
@@ -335,6 +336,7 @@ export class Cluster {
   wipe(host: Host): void {
     host.kv.wipe()
     host.files.wipe()
+    host.extents.wipe()
   }
 
   /** Cuts or joins everything between `host` and all others. */

@@ -60,8 +60,7 @@ describe('raft host', () => {
     const cluster = await formed()
     const host = cluster.host('m3')
     cluster.crash(host)
-    host.kv.wipe()
-    host.files.wipe()
+    cluster.wipe(host)
     await cluster.start(host)
     await cluster.until('a refusal', () => host.startError !== undefined)
     expect(isStoreError(host.startError) && host.startError.code).to.equal('WRONG_CLUSTER')
@@ -69,11 +68,38 @@ describe('raft host', () => {
     await cluster.until('the others go on', () => cluster.leader() !== undefined)
   })
 
+  it('keeps its log in LevelDB while a member may go back, and moves it at a start after the raise', async () => {
+    const cluster = new Cluster(['m1', 'm2', 'm3'])
+    for (const host of cluster.hosts) host.options = { version: 1, versionMax: host.process.id === 'm3' ? 1 : 2 }
+    await cluster.startAll()
+    const leader = await cluster.untilLeader()
+    for (let i = 0; i < 10; i++) await cluster.propose(leader, `x${i}`)
+    await cluster.run(2000)
+    for (const host of cluster.hosts) {
+      expect(host.extents.numbers).to.deep.equal([])
+      cluster.crash(host)
+    }
+    for (const host of cluster.hosts) {
+      host.options = { version: 2 }
+      await cluster.start(host)
+    }
+    const next = await cluster.untilLeader()
+    await cluster.propose(next, 'after')
+    await cluster.until('all have all', () => cluster.hosts.every((host) => host.commands.length === 11))
+    for (const host of cluster.hosts) {
+      expect(host.extents.numbers).to.not.deep.equal([])
+      expect([...host.kv.entries('raft-log')]).to.deep.equal([])
+      cluster.crash(host)
+    }
+    await cluster.startAll()
+    await cluster.propose(await cluster.untilLeader(), 'again')
+  })
+
   it('scenario 76: a node whose log was lost refuses to start', async () => {
     const cluster = await formed()
     const host = cluster.host('m2')
     cluster.crash(host)
-    host.kv.wipe()
+    host.extents.wipe()
     await cluster.start(host)
     await cluster.until('a refusal', () => host.startError !== undefined)
     expect(isStoreError(host.startError) && host.startError.code).to.equal('DATA_LOST')
@@ -225,7 +251,7 @@ describe('raft host', () => {
     const cluster = await formed()
     const leader = cluster.leader()
     if (leader === undefined) throw new Error('no leader')
-    const before = leader.logBatches
+    const before = leader.log.writes
     let answered = 0
     for (let i = 0; i < 1000; i++)
       leader.running.propose(utf8(`x${i}`)).then(
@@ -233,7 +259,7 @@ describe('raft host', () => {
         () => undefined,
       )
     await cluster.until('all answers', () => answered === 1000)
-    expect(leader.logBatches - before).to.be.below(20)
+    expect(leader.log.writes - before).to.be.below(20)
   })
 
   it('a follower redirects writes to the leader; in version 1 reads too', async () => {
@@ -331,12 +357,12 @@ describe('raft host', () => {
     const cluster = await formed()
     const leader = cluster.leader()
     if (leader === undefined) throw new Error('no leader')
-    leader.logError = new StoreError('IO', 'no space left on device')
+    leader.log.failure = new StoreError('IO', 'no space left on device')
     const outcome = await cluster.outcome(leader.running.propose(utf8('x')))
     if (!('error' in outcome) || !isStoreError(outcome.error)) throw new Error('not refused')
     expect(outcome.error.outcome).to.equal('unknown')
     expect(leader.fatal?.message).to.contain('no space left')
-    leader.logError = undefined
+    leader.log.failure = undefined
     const others = cluster.hosts.filter((host) => host !== leader)
     await cluster.until('another leader', () => others.some((host) => host.leaderships.at(-1) !== undefined))
     const later = await cluster.outcome(leader.running.propose(utf8('y')))

@@ -376,6 +376,30 @@ describe('raft transfer', () => {
     await cluster.propose(next, 'y')
   })
 
+  it('holds what is proposed meanwhile, and then says where the new leader is', async () => {
+    const { cluster, leader } = await formed()
+    await cluster.propose(leader, 'x')
+    const moved = cluster.outcome(leader.running.transfer(undefined))
+    const error = await refusal(cluster, leader.running.propose(utf8('y')))
+    const outcome = await moved
+    if (!('value' in outcome)) throw new Error('not handed over')
+    expect(error.code).to.equal('NOT_LEADER')
+    expect(error.outcome).to.equal('definite')
+    expect(error.details.leader).to.deep.equal([cluster.host(outcome.value).address])
+  })
+
+  it('that fails lets go what was held, and it is carried out', async () => {
+    const { cluster, leader } = await formed()
+    const [a, b] = cluster.hosts.filter((host) => host !== leader)
+    if (a === undefined || b === undefined) throw new Error('roles')
+    cluster.pause(a)
+    const moved = refusal(cluster, leader.running.transfer(a.process.id))
+    const held = cluster.outcome(leader.running.propose(utf8('z')))
+    expect((await moved).code).to.equal('TIMEOUT')
+    expect(await held).to.have.property('value')
+    await cluster.until('it is applied', () => b.commands.includes('z'))
+  })
+
   it('scenario 89: to a learner, a stranger, a silent or lagging member it fails cleanly', async () => {
     const { cluster, leader } = await formed()
     const [a] = cluster.hosts.filter((host) => host !== leader)

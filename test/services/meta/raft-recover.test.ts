@@ -4,8 +4,8 @@ import { expect } from 'chai'
 import { utf8 } from '../../../src/base/bytes.ts'
 import { isStoreError } from '../../../src/model/errors.ts'
 import type { Files } from '../../../src/ports/files.ts'
-import type { Kv } from '../../../src/ports/kv.ts'
-import type { MetaStores } from '../../../src/services/meta/raft-host.ts'
+import type { ExtentFile, ExtentFiles } from '../../../src/ports/extents.ts'
+import type { NodeStores } from '../../../src/services/meta/log-place.ts'
 import { inspectMeta, recoverMeta, type SurvivorReport } from '../../../src/services/meta/recover.ts'
 import { Cluster, type Host } from './raft-cluster.ts'
 
@@ -182,7 +182,7 @@ describe('raft recovery', () => {
 })
 
 /** Stores whose write number `at` (counted over files and log) fails; it may or may not have happened. */
-function failingAt(stores: MetaStores, at: number): { stores: MetaStores } {
+function failingAt(stores: NodeStores, at: number): { stores: NodeStores } {
   let writes = 0
   const pass = async (work: () => Promise<void>): Promise<void> => {
     writes++
@@ -196,9 +196,12 @@ function failingAt(stores: MetaStores, at: number): { stores: MetaStores } {
     write: (name, bytes) => pass(() => stores.files.write(name, bytes)),
     overwrite: (name, bytes) => pass(() => stores.files.overwrite(name, bytes)),
   }
-  const open = async (name: string): Promise<Kv> => {
-    const kv = await stores.kv.open(name)
-    return { ...kv, batch: (operations, options) => pass(() => kv.batch(operations, options)) }
+  const failing = (file: ExtentFile): ExtentFile => {
+    return { ...file, write: (bytes, offset) => pass(() => file.write(bytes, offset)) }
   }
-  return { stores: { files, kv: { open, destroy: stores.kv.destroy } } }
+  const segments = async (): Promise<ExtentFiles> => {
+    const extents = await stores.segments()
+    return { ...extents, open: async (number, durable) => failing(await extents.open(number, durable)) }
+  }
+  return { stores: { ...stores, files, segments } }
 }

@@ -9,8 +9,10 @@ import type { FindingRecord } from '../../../core/meta/records.ts'
 import { repairClasses } from '../../../model/words.ts'
 import type { Sample } from '../../../ports/metrics.ts'
 import type { holdfast } from '../../../wire/messages.ts'
+import { diskCodes, shownHealth } from './disk-health.ts'
 import type { HealthControl } from './health-control.ts'
 import type { Repair } from './repair.ts'
+import type { ScrubControl } from './scrub-control.ts'
 import type { Term } from './term.ts'
 import type { Topology } from './topology.ts'
 
@@ -18,7 +20,7 @@ import type { Topology } from './topology.ts'
 export type ControlStatus = Required<
   Pick<
     holdfast.v1.StatusReply.$Properties,
-    'verdict' | 'summary' | 'codes' | 'canLose' | 'nodes' | 'chunks' | 'repair' | 'corruptions'
+    'verdict' | 'summary' | 'codes' | 'canLose' | 'nodes' | 'chunks' | 'repair' | 'corruptions' | 'scrub'
   >
 >
 
@@ -26,6 +28,7 @@ export interface StatusSources {
   readonly topology: Topology
   readonly health: HealthControl
   readonly repair: Repair
+  readonly scrub: ScrubControl
   readonly surplus: () => number
   readonly scanned: () => boolean
 }
@@ -62,6 +65,11 @@ export async function controlStatus(term: Term, sources: StatusSources): Promise
       lost: counts.lost,
     },
     repair,
+    scrub: {
+      ...sources.scrub.summary(),
+      found: applied?.findings ?? 0,
+      open: findings.filter(({ repaired }) => !repaired).length,
+    },
     corruptions: findings.slice(0, corruptionsMax).map((finding) => ({
       ...finding,
       node: sources.topology.nodeOf(finding.disk)?.id ?? '',
@@ -155,7 +163,6 @@ function codesOf(
   const nodes = [...sources.topology.nodes.values()].sort((a, b) => (a.id < b.id ? -1 : 1))
   const down = nodes.filter((node) => node.health === 'down').map((node) => node.id)
   const suspected = nodes.filter((node) => node.health === 'suspected').map((node) => node.id)
-  const failed = [...sources.topology.disks.values()].filter((disk) => disk.record.state === 'failed')
   const open = findings.filter((finding) => !finding.repaired).length
   const add = (code: string, severity: 'warning' | 'critical', summary: string): void => {
     codes.push({ code, severity, summary })
@@ -169,13 +176,7 @@ function codesOf(
   }
   if (down.length > 0) add('NODE_DOWN', 'warning', `storage ${down.join(', ')} down`)
   if (suspected.length > 0) add('NODE_SUSPECTED', 'warning', `storage ${suspected.join(', ')} suspected`)
-  if (failed.length > 0) {
-    add(
-      'DISK_FAILED',
-      'warning',
-      `${plural(failed.length, 'disk')} failed: replace ${failed.length === 1 ? 'it' : 'them'}`,
-    )
-  }
+  codes.push(...diskCodes(sources.topology.disks.values(), nodes))
   if (open > 0) add('CORRUPTION_FOUND', 'warning', `${plural(open, 'corrupt replica')} not repaired yet`)
   return codes
 }
@@ -194,10 +195,14 @@ function nodesStatus(sources: StatusSources): holdfast.v1.NodeStatus.$Properties
       .flatMap((number) => {
         const disk = sources.topology.disks.get(number)
         if (disk === undefined) return []
-        const { id, state, generation, reconciled } = disk.record
-        const { capacityBytes, usedBytes, chunks } = disk
-        return [{ number, id, state, generation, reconciled, capacityBytes, usedBytes, chunks }]
+        const { id, generation, reconciled } = disk.record
+        const { capacityBytes, usedBytes, freeForNewBytes, chunks, speed } = disk
+        const syncUs = Math.ceil(speed.syncMs * 1000)
+        const readUs = Math.ceil(speed.readMs * 1000)
+        const figures = { capacityBytes, usedBytes, freeForNewBytes, chunks, syncUs, readUs }
+        return [{ number, id, ...shownHealth(disk), generation, reconciled, ...figures }]
       }),
+    faults: node.faults.map(({ path, reason }) => ({ path, reason })),
   }))
 }
 

@@ -17,6 +17,7 @@ import { nodeMethods } from '../../../wire/methods.ts'
 import type { AppliedReply } from '../types.ts'
 import type { ControlStatus } from './control-status.ts'
 import { Leadership } from './leadership.ts'
+import type { ScrubAction } from './scrub-control.ts'
 import { type ControlDeps, notLeader, Term } from './term.ts'
 
 export type { ControlStatus } from './control-status.ts'
@@ -40,6 +41,9 @@ export interface Control {
   /** Returns at once: the node is asked to look, and only its finding counts. */
   reportReplica(request: holdfast.v1.ReportReplicaRequest.$Properties): Promise<void>
   status(): Promise<ControlStatus>
+  scrubStatus(): Promise<holdfast.v1.ScrubStatusReply.$Properties>
+  /** NOT_FOUND when the node, or any node with an empty name, is not attached. */
+  directScrub(action: ScrubAction, node: NodeId): Promise<holdfast.v1.DirectScrubReply.$Properties>
   /** Gauges from memory, of which `total` committed chunks are part; empty on a node that does not lead. */
   samples(total: number): readonly Sample[]
   /** True between `become` and `resign`. */
@@ -132,6 +136,14 @@ class Controllers implements Control {
 
   status(): Promise<ControlStatus> {
     return this.#leading().status()
+  }
+
+  scrubStatus(): Promise<holdfast.v1.ScrubStatusReply.$Properties> {
+    return this.#leading().scrub.status()
+  }
+
+  directScrub(action: ScrubAction, node: NodeId): Promise<holdfast.v1.DirectScrubReply.$Properties> {
+    return this.#leading().scrub.direct(action, node)
   }
 
   leads(): boolean {

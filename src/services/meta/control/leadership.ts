@@ -15,6 +15,7 @@ import { Changes } from './changes.ts'
 import { ClientSessions } from './client-sessions.ts'
 import { controlSamples, controlStatus, type ControlStatus } from './control-status.ts'
 import { Deletes } from './deletes.ts'
+import { SlowDisks } from './disk-health.ts'
 import { DiskScan } from './disk-scan.ts'
 import { change, Evidence } from './evidence.ts'
 import { Garbage } from './garbage.ts'
@@ -22,6 +23,7 @@ import { HealthControl } from './health-control.ts'
 import { Leases } from './leases.ts'
 import { Reconcile } from './reconcile.ts'
 import { Repair } from './repair.ts'
+import { ScrubControl } from './scrub-control.ts'
 import { type HeartbeatFacts, type Session, Sessions } from './sessions.ts'
 import { Alarm, type Term } from './term.ts'
 import { type DiskView, Topology } from './topology.ts'
@@ -36,6 +38,7 @@ export class Leadership {
   readonly topology: Topology
   readonly sessions: Sessions
   readonly evidence: Evidence
+  readonly scrub: ScrubControl
   /** Resolves when the view of the nodes is loaded; rejects with NOT_LEADER when the term ended first. */
   readonly loaded: Promise<void>
   readonly #term: Term
@@ -68,6 +71,7 @@ export class Leadership {
     this.#leases = new Leases(term, this)
     this.loaded = this.#load()
     this.sessions = new Sessions(term, this, this.loaded)
+    this.scrub = new ScrubControl(term, this.sessions, this.topology)
     this.#health = new HealthControl(term, this.topology, this.sessions)
     this.#changes = new Changes(term)
     this.evidence = new Evidence(term, this.sessions, this.#changes)
@@ -82,6 +86,7 @@ export class Leadership {
       changes: this.#changes,
       evidence: this.evidence,
       surplus: (chunk) => this.#trim.add(chunk),
+      repaired: (chunk, source) => this.scrub.repaired(chunk, source),
       doubt: (disk, chunk) => this.#reconcile.doubt(disk, chunk),
       beingDeleted: (disk, chunk) => this.#deletes.pending(disk, chunk),
       settledMs: (disk) => this.#reconcile.settledMs(disk),
@@ -122,6 +127,7 @@ export class Leadership {
       topology: this.topology,
       health: this.#health,
       repair: this.#repair,
+      scrub: this.scrub,
       surplus: () => this.#trim.size,
       scanned: () => this.#scan.complete,
     })
@@ -161,8 +167,11 @@ export class Leadership {
   }
 
   heartbeat(session: Session, facts: HeartbeatFacts): Promise<void> | undefined {
-    this.topology.heartbeat(session.node, facts.inflightBytes, facts.disks)
-    for (const disk of facts.disks) this.#diskState(disk)
+    this.topology.heartbeat(session.node, facts.inflightBytes, facts.disks, facts.faults)
+    for (const disk of facts.disks) {
+      this.#diskState(disk)
+      this.scrub.reported(disk.number, disk.scrub)
+    }
     if (facts.corrupt.length === 0) return undefined
     const changes = facts.corrupt.flatMap((found) => {
       const generation = session.disks.find((disk) => disk.number === found.disk)?.generation
@@ -172,6 +181,7 @@ export class Leadership {
   }
 
   lost(session: Session, orderly: boolean): void {
+    this.scrub.lost(session)
     this.#health.feed({ kind: 'lost', node: session.node, orderly })
   }
 
@@ -190,6 +200,7 @@ export class Leadership {
     await this.loaded
     this.#repair.queue.hold(this.#term.nowMs() + holdMs)
     this.#health.start()
+    new SlowDisks(this.#term, this.topology).start()
     this.#garbage.start()
     for (const disk of [...this.topology.disks.values()].sort((a, b) => a.number - b.number)) {
       this.#scan.add(disk.number, !disk.record.live)
@@ -286,7 +297,13 @@ export class Leadership {
     if (record === undefined || record.generation !== generation || record.state === state) return
     if (this.#diskStates.has(number)) return
     this.#diskStates.add(number)
-    this.#term.log.warn('disk state changed', { disk: number, node: record.node, from: record.state, to: state })
+    this.#term.log.warn('disk state changed', {
+      disk: number,
+      node: record.node,
+      from: record.state,
+      to: state,
+      reason: disk.reason,
+    })
     this.#term.run('note the state of a disk', async () => {
       try {
         await this.#term.propose({ kind: 'diskState', disk: number, generation, state })

@@ -17,7 +17,7 @@ import type { holdfast } from '../../../wire/messages.ts'
 import type { Term } from './term.ts'
 
 export type NodeStream = Duplex<holdfast.v1.MetaOrder.$Properties, holdfast.v1.NodeMessage>
-export type OrderBody = Pick<holdfast.v1.MetaOrder.$Properties, 'check' | 'copy' | 'verify' | 'delete'>
+export type OrderBody = Pick<holdfast.v1.MetaOrder.$Properties, 'check' | 'copy' | 'verify' | 'delete' | 'scrub'>
 
 export interface OrderDone {
   /** Generation of the disk that the result was reached under. */

@@ -48,6 +48,8 @@ export interface RepairParts {
   readonly evidence: Evidence
   /** A chunk has more copies than wanted. */
   surplus(chunk: ChunkId): void
+  /** A chunk with a corrupt replica was copied from a node. */
+  repaired(chunk: ChunkId, source: string): void
   /** A copy to the disk was given up without an answer: it may have arrived. */
   doubt(disk: DiskNumber, chunk: ChunkId): void
   /** Ids whose deletion on the disk is under way: no copy may go there. */
@@ -380,6 +382,7 @@ export class Repair {
     const copy = { disk: plan.targetDisk, chunk, length, root, sources, replace: plan.replace }
     const done = await session.orders.give({ copy }, copyDeadlineMs)
     await changes.add([change(chunk, plan.targetDisk, done.generation, 'copied', '')])
+    if (record.replicas.some(({ state }) => state === 'corrupt')) this.#parts.repaired(chunk, plan.source)
     const fields = { chunk: formatChunkId(chunk), disk: plan.targetDisk, node: plan.target, from: plan.source }
     if (plan.replace) this.#term.log.info('corrupt replica replaced', fields)
     else this.#term.log.debug('chunk copied', fields)

@@ -7,15 +7,17 @@
  * registration, and fields are checked here, at the door.
  */
 
+import type { SpeedFigures } from '../../../core/health/slow.ts'
 import { versionOf } from '../../../core/meta/commands.ts'
 import { isAddress } from '../../../model/address.ts'
 import { asStoreError, StoreError } from '../../../model/errors.ts'
 import { type DiskNumber, formatChunkId, isHexId, isNodeId, type NodeId } from '../../../model/ids.ts'
 import { quote } from '../../../model/names.ts'
-import { type DiskState, diskStates } from '../../../model/words.ts'
+import { type DiskState, diskStates, scrubStates } from '../../../model/words.ts'
 import { hexId, nameOf, safeCounter } from '../../../wire/checks.ts'
 import type { holdfast } from '../../../wire/messages.ts'
 import { type NodeStream, Orders } from './orders.ts'
+import type { ScrubFacts } from './scrub-control.ts'
 import { notLeader, type Term } from './term.ts'
 
 export interface SessionDisk {
@@ -43,8 +45,14 @@ export interface HeartbeatFacts {
     readonly usedBytes: number
     readonly freeForNewBytes: number
     readonly chunks: number
+    readonly reason: string
+    readonly speed: SpeedFigures
+    /** Undefined from a node that does not scrub. */
+    readonly scrub: ScrubFacts | undefined
   }[]
   readonly corrupt: readonly { readonly chunk: number; readonly disk: DiskNumber; readonly finding: string }[]
+  /** Directories that the node could not open. */
+  readonly faults: readonly { readonly path: string; readonly reason: string }[]
 }
 
 export interface SessionEvents {
@@ -57,6 +65,8 @@ export interface SessionEvents {
 
 const disksPerNodeMax = 256
 const findingBytesMax = 500
+const reasonBytesMax = 300
+const notesMax = 16
 
 export class Sessions {
   readonly #term: Term
@@ -257,13 +267,26 @@ function heartbeatFacts(session: Session, heartbeat: holdfast.v1.Heartbeat): Hea
   for (const [index, report] of heartbeat.disks.entries()) {
     const disk = session.disks[index]
     if (disk === undefined) break
-    disks.push({ number: disk.number, generation: disk.generation, ...diskFacts(report) })
+    disks.push({
+      number: disk.number,
+      generation: disk.generation,
+      ...diskFacts(report),
+      scrub: scrubFacts(report.scrub),
+    })
   }
   const own = new Set(session.disks.map((disk) => disk.number))
   const corrupt = heartbeat.corrupt
     .filter((found) => own.has(found.disk) && Number.isSafeInteger(found.chunk) && found.chunk > 0)
     .map((found) => ({ chunk: found.chunk, disk: found.disk, finding: found.finding.slice(0, findingBytesMax) }))
-  return { inflightBytes: safeCounter(heartbeat.inflightBytes, 'inflight_bytes'), disks, corrupt }
+  const faults = heartbeat.faults
+    .slice(0, disksPerNodeMax)
+    .map(({ path, reason }) => ({ path: oneLine(path), reason: oneLine(reason) }))
+  return { inflightBytes: safeCounter(heartbeat.inflightBytes, 'inflight_bytes'), disks, corrupt, faults }
+}
+
+/** Text of a node's as it may be shown. */
+function oneLine(text: string): string {
+  return text.slice(0, reasonBytesMax).replace(/[\p{Cc}\p{Cf}]/gu, ' ')
 }
 
 function diskFacts(report: holdfast.v1.DiskReport): {
@@ -272,6 +295,8 @@ function diskFacts(report: holdfast.v1.DiskReport): {
   usedBytes: number
   freeForNewBytes: number
   chunks: number
+  reason: string
+  speed: SpeedFigures
 } {
   return {
     state: nameOf(report.state, diskStates, 'state'),
@@ -279,6 +304,30 @@ function diskFacts(report: holdfast.v1.DiskReport): {
     usedBytes: safeCounter(report.usedBytes, 'used_bytes'),
     freeForNewBytes: safeCounter(report.freeForNewBytes, 'free_for_new_bytes'),
     chunks: safeCounter(report.chunks, 'chunks'),
+    reason: oneLine(report.reason),
+    speed: {
+      syncMs: safeCounter(report.syncUs, 'sync_us') / 1000,
+      readMs: safeCounter(report.readUs, 'read_us') / 1000,
+    },
+  }
+}
+
+function scrubFacts(report: holdfast.v1.ScrubReport | null | undefined): ScrubFacts | undefined {
+  if (report === null || report === undefined) return undefined
+  return {
+    state: nameOf(report.state, scrubStates, 'scrub.state'),
+    pass: safeCounter(report.pass, 'scrub.pass'),
+    scannedBytes: safeCounter(report.scannedBytes, 'scrub.scanned_bytes'),
+    totalBytes: safeCounter(report.totalBytes, 'scrub.total_bytes'),
+    bytesPerSecond: safeCounter(report.bytesPerSecond, 'scrub.bytes_per_second'),
+    debtSeconds: safeCounter(report.debtSeconds, 'scrub.debt_seconds'),
+    startedMs: safeCounter(report.startedMs, 'scrub.started_ms'),
+    finishedMs: safeCounter(report.finishedMs, 'scrub.finished_ms'),
+    findings: safeCounter(report.findings, 'scrub.findings'),
+    healed: safeCounter(report.healed, 'scrub.healed'),
+    suspects: safeCounter(report.suspects, 'scrub.suspects'),
+    direct: report.direct,
+    notes: report.notes.slice(0, notesMax).map((note) => note.slice(0, findingBytesMax)),
   }
 }
 

@@ -3,10 +3,12 @@
  *
  * Kept in memory because a put's placement and a reader's list of copies are answered from it. It follows the committed
  * records by effects, a moment behind; nothing is decided by it alone that `apply` does not check again.
- * Invariants: a disk weighs something in the placement only while its node is up and active and the disk is live and ok;
+ * Invariants: a disk weighs something in the placement only while its node is up and active and the disk is live, ok and
+ * not slow (a put that would get too few copies may fall back on suspect ones, a repair never);
  * a replica counts only while its disk is live and reconciled.
  */
 
+import type { SpeedFigures } from '../../../core/health/slow.ts'
 import type { DiskRecord, NodeRecord, ReplicaRecord, StoredReplicaState } from '../../../core/meta/records.ts'
 import { PlacementTable } from '../../../core/placement/placement.ts'
 import type { CountedCopy } from '../../../core/repair/class.ts'
@@ -28,6 +30,13 @@ export interface DiskView {
   /** A node refused a copy for want of room: nothing is placed here until then. */
   refusedUntilMs: number
   chunks: number
+  /** Why the disk is in its state, as its node said last. */
+  reason: string
+  speed: SpeedFigures
+  /** Set while the leader finds it slow against its peers: the reason in words. */
+  slow: string | undefined
+  /** Its node is attached and does not have it. */
+  absent: boolean
   /** Bytes placed here since its last heartbeat. */
   placedBytes: number
   /** In the placement table; 0: takes no new copies. */
@@ -39,6 +48,8 @@ export interface NodeView {
   record: NodeRecord
   health: Health
   inflightBytes: number
+  /** Directories that it could not open. */
+  faults: readonly { readonly path: string; readonly reason: string }[]
 }
 
 /** Told after the view has changed. */
@@ -96,11 +107,29 @@ export class Topology {
     this.#reweighNode(view)
   }
 
+  /** The leader finds the disk slow, for this reason, or no longer. */
+  setSlow(disk: DiskNumber, reason: string | undefined): void {
+    const view = this.disks.get(disk)
+    if (view === undefined) return
+    view.slow = reason
+    this.#reweigh(view)
+  }
+
   /** What a heartbeat says of the disks, by number. */
-  heartbeat(node: NodeId, inflightBytes: number, disks: readonly (DiskUsage & { number: DiskNumber })[]): void {
+  heartbeat(
+    node: NodeId,
+    inflightBytes: number,
+    disks: readonly (DiskUsage & { number: DiskNumber })[],
+    faults: NodeView['faults'] = [],
+  ): void {
     const view = this.nodes.get(node)
     if (view === undefined) return
     view.inflightBytes = inflightBytes
+    view.faults = faults
+    for (const number of view.record.disks) {
+      const disk = this.disks.get(number)
+      if (disk !== undefined) disk.absent = !disks.some((usage) => usage.number === number)
+    }
     for (const usage of disks) {
       const disk = this.disks.get(usage.number)
       if (disk === undefined) continue
@@ -108,6 +137,8 @@ export class Topology {
       disk.usedBytes = usage.usedBytes
       disk.freeForNewBytes = usage.freeForNewBytes
       disk.chunks = usage.chunks
+      disk.reason = usage.reason
+      disk.speed = usage.speed
       disk.placedBytes = 0
     }
     this.#reweighNode(view)
@@ -134,7 +165,8 @@ export class Topology {
       const disk = this.disks.get(replica.disk)
       const node = disk === undefined ? undefined : this.nodes.get(disk.record.node)
       if (disk === undefined || node === undefined || !disk.record.live || !disk.record.reconciled) continue
-      const firm = node.health === 'up' && (node.record.mode === 'active' || node.record.mode === 'maintenance')
+      const sound = node.health === 'up' && disk.record.state === 'ok' && disk.slow === undefined
+      const firm = sound && (node.record.mode === 'active' || node.record.mode === 'maintenance')
       out.push({ disk: replica.disk, zone: node.record.zone, firm })
     }
     return out
@@ -190,7 +222,7 @@ export class Topology {
         node: node.id,
         addresses: [...node.record.addresses],
         zone: node.record.zone,
-        health: node.health,
+        health: node.health === 'up' && isSuspect(view) ? 'suspected' : node.health,
         generation: view.record.generation,
       })
     }
@@ -207,7 +239,7 @@ export class Topology {
     const used = new Set<DiskNumber>()
     const placements: { disks: DiskNumber[] }[] = []
     for (let i = 0; i < chunks; i++) {
-      const disks = this.placement.choose({ copies, exclude, have }, () => this.#term.env.entropy.unit())
+      const disks = this.#choose(copies, exclude, have)
       if (disks.length === 0 && exclude.length === 0) throw this.#noPlace()
       for (const disk of disks) {
         used.add(disk)
@@ -218,11 +250,35 @@ export class Topology {
     return { placements, disks: this.addresses(used) }
   }
 
-  #noPlace(): StoreError {
+  /** Disks for a put. Suspect ones only for copies that would not be made otherwise: slow is better than too few. */
+  #choose(copies: number, exclude: readonly DiskNumber[], have: readonly DiskNumber[]): DiskNumber[] {
+    const unit = (): number => this.#term.env.entropy.unit()
+    const disks = this.placement.choose({ copies, exclude, have }, unit)
+    if (disks.length === copies) return disks
+    const suspects = [...this.disks.values()].filter((disk) => isSuspect(disk))
+    if (suspects.length === 0) return disks
+    const table = new PlacementTable()
     for (const disk of this.disks.values()) {
-      if (this.nodes.get(disk.record.node)?.health === 'up' && disk.record.live) {
+      const node = this.nodes.get(disk.record.node)
+      if (node === undefined) continue
+      const weight = isSuspect(disk) ? this.#roomWeight(disk, node) : 0
+      table.set({ disk: disk.number, node: node.id, zone: node.record.zone, weight })
+    }
+    return [...disks, ...table.choose({ copies: copies - disks.length, exclude, have: [...have, ...disks] }, unit)]
+  }
+
+  #noPlace(): StoreError {
+    let broken = 0
+    for (const disk of this.disks.values()) {
+      if (this.nodes.get(disk.record.node)?.health !== 'up' || disk.absent) continue
+      if (disk.record.live && disk.record.state !== 'read-only') {
         return new StoreError('NO_SPACE', 'place a chunk: every disk that is up is full; add disks or remove objects')
       }
+      broken++
+    }
+    if (broken > 0) {
+      const message = 'place a chunk: every disk of the nodes that are up is failed or read-only; see status'
+      return new StoreError('NO_PLACEMENT', message)
     }
     return new StoreError('NO_PLACEMENT', 'place a chunk: no storage node is up; start storage nodes and try again')
   }
@@ -236,7 +292,7 @@ export class Topology {
 
   #setNode(id: NodeId, record: NodeRecord): void {
     const known = this.nodes.get(id)
-    if (known === undefined) this.nodes.set(id, { id, record, health: record.health, inflightBytes: 0 })
+    if (known === undefined) this.nodes.set(id, { id, record, health: record.health, inflightBytes: 0, faults: [] })
     else known.record = record
     this.#zones = undefined
   }
@@ -254,6 +310,10 @@ export class Topology {
         freeForNewBytes,
         refusedUntilMs: 0,
         chunks: 0,
+        reason: '',
+        speed: { syncMs: 0, readMs: 0 },
+        slow: undefined,
+        absent: false,
         placedBytes: 0,
         weight: 0,
       }
@@ -305,8 +365,13 @@ export class Topology {
 
   #weight(disk: DiskView): number {
     const node = this.nodes.get(disk.record.node)
-    if (node === undefined || node.health !== 'up' || node.record.mode !== 'active') return 0
-    if (!disk.record.live || disk.record.state !== 'ok') return 0
+    if (node === undefined || disk.record.state !== 'ok' || disk.slow !== undefined) return 0
+    return this.#roomWeight(disk, node)
+  }
+
+  /** What its room is worth, whatever its state. */
+  #roomWeight(disk: DiskView, node: NodeView): number {
+    if (node.health !== 'up' || node.record.mode !== 'active' || !disk.record.live) return 0
     if (disk.refusedUntilMs > this.#term.nowMs()) return 0
     const freeBytes = disk.freeForNewBytes - disk.placedBytes
     // Less than one chunk of the largest size: the next one might be refused.
@@ -320,6 +385,13 @@ interface DiskUsage {
   readonly usedBytes: number
   readonly freeForNewBytes: number
   readonly chunks: number
+  readonly reason: string
+  readonly speed: SpeedFigures
+}
+
+/** It takes nothing new and is read last, and what it holds counts. */
+function isSuspect(disk: DiskView): boolean {
+  return disk.record.state === 'suspect' || (disk.record.state === 'ok' && disk.slow !== undefined)
 }
 
 /** What a stored replica is worth now, by its disk. */

@@ -100,7 +100,7 @@ interface Surroundings {
 export class FakeNode {
   readonly id: string
   readonly zone: string
-  readonly diskId: string
+  diskId: string
   /** Chunks on its disk: with good bytes, with bad ones, or other content under the same id. */
   readonly chunks = new Map<number, 'good' | 'bad' | 'other'>()
   /** Orders it got, oldest first, in a short notation. */
@@ -111,11 +111,18 @@ export class FakeNode {
   termSeen = 0
   versionMax = 2
   freeForNewBytes = 99 * gib
+  /** What it says of its disk's health. */
+  state = 'ok'
+  reason = ''
+  syncUs = 1000
+  faults: { path: string; reason: string }[] = []
   /** What it answers to orders to copy; empty: it copies. */
   copyCode = ''
   alive = false
   /** Orders are taken and never answered. */
   mute = false
+  /** What it says of its scrub; undefined: an older program, which knows no such order either. */
+  scrub: holdfast.v1.ScrubReport.$Properties | undefined
   /** Stays attached and sends no heartbeats. */
   silent = false
   /** How long it takes to send the first part of a report. */
@@ -175,6 +182,12 @@ export class FakeNode {
     this.#end = end
   }
 
+  /** Another, empty disk is in its place. */
+  swapDisk(): void {
+    this.diskId = hex(Number.parseInt(this.diskId, 16) + 0x1_0000)
+    this.chunks.clear()
+  }
+
   /** kill -9. */
   kill(): void {
     this.alive = false
@@ -197,7 +210,9 @@ export class FakeNode {
   #report(): holdfast.v1.DiskReport.$Properties {
     return {
       id: this.diskId,
-      state: 'ok',
+      state: this.state,
+      reason: this.reason,
+      syncUs: this.syncUs,
       capacityBytes: 100 * gib,
       usedBytes: gib,
       freeForNewBytes: this.freeForNewBytes,
@@ -205,12 +220,14 @@ export class FakeNode {
       chunkIdMax: Math.max(0, ...this.chunks.keys()),
       clean: true,
       rebuilt: false,
+      ...(this.scrub === undefined ? {} : { scrub: this.scrub }),
     }
   }
 
   #beat(end: ServerEnd): void {
     if (this.#end !== end || end.closed || this.silent) return
-    end.receive({ heartbeat: { sequence: ++this.#sequence, disks: [this.#report()], corrupt: this.corrupt } })
+    const { corrupt, faults } = this
+    end.receive({ heartbeat: { sequence: ++this.#sequence, disks: [this.#report()], corrupt, faults } })
     this.#around.clock.after(500, () => this.#beat(end))
   }
 
@@ -254,11 +271,13 @@ export class FakeNode {
     else if (order.check) this.orders.push(`check ${order.check.ids.join(' ')}`)
     else if (order.delete) this.orders.push(`delete ${order.delete.ids.join(' ')}`)
     else if (order.reportRange) this.orders.push('report')
+    else if (order.scrub) this.orders.push(`scrub ${order.scrub.action}`)
   }
 
   #carryOut(order: Order): { code: string; ids: number[] } {
     if (order.copy && this.copyCode !== '') return { code: this.copyCode, ids: [] }
     const { check, verify } = order
+    if (order.scrub) return { code: this.scrub === undefined ? 'INCOMPATIBLE_VERSION' : '', ids: [] }
     const isOther = (id: number, root?: Uint8Array): boolean => this.chunks.get(id) === 'other' && root?.length === 8
     if (check)
       return { code: '', ids: check.ids.filter((id, i) => !this.chunks.has(id) || isOther(id, check.roots[i])) }

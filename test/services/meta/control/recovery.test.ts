@@ -1,6 +1,7 @@
 /** Controllers after a recovery of the metadata: nothing is deleted, orders carry the incarnation, and disks report anew. */
 
 import { expect } from 'chai'
+import { userMetadataOf } from '../../../../src/core/meta/records.ts'
 import { fenceOf, incarnationOf } from '../../../../src/model/fence.ts'
 import { leaseSpan } from '../../../../src/model/ids.ts'
 import { hex } from './fake-node.ts'
@@ -32,7 +33,7 @@ async function removedObject(world: ControlWorld): Promise<number> {
     copies: 3,
     concern: 'quorum',
     contentType: 'a/b',
-    metadata: [],
+    metadata: userMetadataOf([]),
     condition,
   } as const
   await world.propose({ kind: 'createBucket', name: 'photos', commitId: hex(1) })

@@ -11,7 +11,7 @@
 import { portOf } from '../model/address.ts'
 import { StoreError } from '../model/errors.ts'
 import { isNodeId } from '../model/ids.ts'
-import type { MetaConfig, PeerAddress, RaftTimes, StorageConfig } from './types.ts'
+import type { MetaConfig, PeerAddress, RaftTimes, ScrubConfig, StorageConfig } from './types.ts'
 
 export type OptionType = 'text' | 'list' | 'count' | 'duration' | 'bytes'
 
@@ -154,7 +154,7 @@ export const storageOptions: readonly ConfigOption[] = [
     min: 16 * MiB,
     max: TiB,
     value: 'SIZE',
-    doc: 'size of one extent file',
+    doc: 'size of one extent file; on a small disk at most three quarters of its reserve, so that a full disk can compact',
   },
   {
     name: 'reserve',
@@ -165,8 +165,72 @@ export const storageOptions: readonly ConfigOption[] = [
     value: 'SIZE',
     doc: 'new chunks are refused when less is free; at most 2 % of the filesystem is kept, at least 64 MiB',
   },
+  count(
+    'compact-below',
+    '50',
+    0,
+    95,
+    'percent: an extent is compacted when less of it is of use; when a fifth of the disk or less is free, sooner, up to 95',
+  ),
+  {
+    name: 'compact-rate',
+    type: 'bytes',
+    fallback: '64MiB',
+    min: MiB,
+    max: TiB,
+    value: 'SIZE',
+    doc: 'bytes per second that compaction reads and writes at most; a quarter or less of it while clients use the disk',
+  },
+  duration(
+    'compact-idle',
+    '5m',
+    secondMs,
+    365 * dayMs,
+    'a disk that no client used for so long is compacted until it takes no more than a tenth above what is of use',
+  ),
+  {
+    name: 'scrub',
+    type: 'text',
+    fallback: 'on',
+    value: 'on|off',
+    doc: 'read and verify everything on the disks, over and over; off: only on "holdfast scrub start"',
+  },
+  duration('scrub-period', '7d', 60 * secondMs, 365 * dayMs, 'a full pass of the scrub shall take no longer'),
+  {
+    name: 'scrub-rate-min',
+    type: 'bytes',
+    fallback: '1MiB',
+    min: 0,
+    max: TiB,
+    value: 'SIZE',
+    doc: 'bytes per second that the scrub reads at least while no client uses the disk',
+  },
+  {
+    name: 'scrub-rate-max',
+    type: 'bytes',
+    fallback: '128MiB',
+    min: 64 * 1024,
+    max: TiB,
+    value: 'SIZE',
+    doc: 'bytes per second that the scrub of a disk never exceeds',
+  },
   duration('meta-silence', '5s', 500, dayMs, 'writes are refused after so long without contact to meta'),
   heartbeatOption,
+  duration(
+    'disk-probe',
+    '10s',
+    100,
+    dayMs,
+    'time between two probes of a disk: a few bytes written, synced, read back',
+  ),
+  duration(
+    'disk-suspect-after',
+    '5s',
+    50,
+    dayMs,
+    'an I/O that takes longer makes its disk suspect: it gets nothing new',
+  ),
+  duration('disk-fail-after', '30s', 100, dayMs, 'an I/O that has not returned after so long makes its disk failed'),
 ]
 
 /** Values of one kind of node by option name, in base units. */
@@ -325,8 +389,20 @@ export function metaConfig(values: ConfigValues, witness = false): MetaConfig {
   }
 }
 
+function scrubConfig(values: ConfigValues): ScrubConfig {
+  const on = switchOf(values, 'scrub')
+  const periodMs = numberOf(values, 'scrub-period')
+  const rateMin = numberOf(values, 'scrub-rate-min')
+  const rateMax = numberOf(values, 'scrub-rate-max')
+  if (rateMin > rateMax) throw usage('--scrub-rate-min', 'is more than --scrub-rate-max: use less')
+  return { on, periodMs, rateMin, rateMax }
+}
+
 /** Checked configuration of a storage node. Throws USAGE. */
 export function storageConfig(values: ConfigValues): StorageConfig {
+  const diskSuspectMs = numberOf(values, 'disk-suspect-after')
+  const diskFailMs = numberOf(values, 'disk-fail-after')
+  if (diskFailMs <= diskSuspectMs) throw usage('--disk-fail-after', 'must be longer than --disk-suspect-after')
   const listen = checkHostPort(textOf(values, 'listen'), 'listen')
   const disks = listOf(values, 'disk')
   if (new Set(disks).size !== disks.length) throw usage('--disk', 'a directory is named twice')
@@ -339,7 +415,16 @@ export function storageConfig(values: ConfigValues): StorageConfig {
     meta: listOf(values, 'meta').map((address) => checkHostPort(address, 'meta')),
     extentBytes: numberOf(values, 'extent-size'),
     reserveBytes: numberOf(values, 'reserve'),
+    compaction: {
+      liveRatio: numberOf(values, 'compact-below') / 100,
+      bytesPerSecond: numberOf(values, 'compact-rate'),
+      idleMs: numberOf(values, 'compact-idle'),
+    },
+    scrub: scrubConfig(values),
     metaSilenceMs: numberOf(values, 'meta-silence'),
     heartbeatMs: numberOf(values, 'heartbeat'),
+    diskProbeMs: numberOf(values, 'disk-probe'),
+    diskSuspectMs,
+    diskFailMs,
   }
 }

@@ -52,6 +52,26 @@ export interface MetaConfig {
   readonly gcGraceMs: number
 }
 
+/** When and how fast the space of deleted chunks is given back. */
+export interface CompactionConfig {
+  /** An extent is compacted when less of it than this is of use, 0 to 1. */
+  readonly liveRatio: number
+  readonly bytesPerSecond: number
+  /** Time without clients after which all is compacted that is worth it. */
+  readonly idleMs: number
+}
+
+/** How everything on a disk is read and verified over and over. */
+export interface ScrubConfig {
+  /** False: only when somebody asks for a pass. */
+  readonly on: boolean
+  /** A full pass shall take no longer than this. */
+  readonly periodMs: number
+  /** Bytes per second of an idle disk at least, and of any disk at most. */
+  readonly rateMin: number
+  readonly rateMax: number
+}
+
 export interface StorageConfig {
   readonly id: NodeId
   readonly listen: string
@@ -63,7 +83,15 @@ export interface StorageConfig {
   readonly extentBytes: number
   /** New chunks are refused when less than this is free on the filesystem. */
   readonly reserveBytes: number
+  readonly compaction: CompactionConfig
+  readonly scrub: ScrubConfig
   /** A node without meta contact for this long refuses writes. */
   readonly metaSilenceMs: number
   readonly heartbeatMs: number
+  /** Time between two probes of a disk. */
+  readonly diskProbeMs: number
+  /** An I/O of a disk that takes longer makes it suspect. */
+  readonly diskSuspectMs: number
+  /** An I/O that has not returned after so long makes the disk failed. */
+  readonly diskFailMs: number
 }

@@ -32,5 +32,8 @@ export function createNodeClock(): Clock {
     monotonicMs: () => performance.now(),
     wallMs: () => Date.now(),
     after,
+    turn: (handler) => {
+      setImmediate(handler)
+    },
   }
 }

@@ -10,7 +10,7 @@
  */
 
 import { execFile } from 'node:child_process'
-import { close, constants, fdatasync, open, read, write } from 'node:fs'
+import { close, constants, fdatasync, open, read, write, writev } from 'node:fs'
 import { mkdir, open as openHandle, readdir, rename, rm, stat, statfs } from 'node:fs/promises'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
@@ -21,6 +21,7 @@ import { fileError, syncDirectory, systemCode } from './files-node.ts'
 const alignment = 4096
 const pageBytes = 64 * 1024
 const namePattern = /^extent-(\d{10,16})\.log$/
+const probeName = 'probe'
 
 /** The part of the global that the compiler's library leaves out. */
 declare const WebAssembly: {
@@ -34,6 +35,17 @@ const run = promisify(execFile)
 
 function nameOf(number: number): string {
   return `extent-${String(number).padStart(10, '0')}.log`
+}
+
+/** Path of the extent file with this number. */
+export function extentPathOf(directory: string, number: number): string {
+  return join(directory, nameOf(number))
+}
+
+/** The number in an extent file's name; undefined for any other name. */
+export function extentNumberOf(name: string): number | undefined {
+  const [, digits] = namePattern.exec(name) ?? []
+  return digits === undefined ? undefined : Number(digits)
 }
 
 function arena(size: number): Uint8Array {
@@ -78,16 +90,25 @@ async function writeAt(fd: number, bytes: Uint8Array, offset: number): Promise<v
   }
 }
 
+/** Writes the pieces with one system call. Gives the bytes it took. */
+function writePieces(fd: number, pieces: readonly Uint8Array[], offset: number): Promise<number> {
+  return new Promise((resolve, reject) => {
+    writev(fd, pieces as Uint8Array[], offset, (error, count) => (error ? reject(error) : resolve(count)))
+  })
+}
+
 class NodeExtentFile implements ExtentFile {
   readonly number: number
   readonly size: number
+  readonly durable: boolean
   readonly readDirect?: (into: Uint8Array, offset: number) => Promise<number>
   readonly #writeFd: number
   readonly #readFd: number
 
-  constructor(number: number, size: number, writeFd: number, readFd: number, direct: boolean) {
+  constructor(number: number, size: number, writeFd: number, readFd: number, direct: boolean, durable: boolean) {
     this.number = number
     this.size = size
+    this.durable = durable
     this.#writeFd = writeFd
     this.#readFd = readFd
     if (direct) this.readDirect = (into, offset) => readAt(writeFd, into, offset)
@@ -97,7 +118,29 @@ class NodeExtentFile implements ExtentFile {
     try {
       await writeAt(this.#writeFd, bytes, offset)
     } catch (error) {
+      throw fileError(error, `write ${this.number === 0 ? probeName : nameOf(this.number)}`)
+    }
+  }
+
+  async writeAll(pieces: readonly Uint8Array[], offset: number): Promise<void> {
+    try {
+      const bytes = pieces.reduce((sum, piece) => sum + piece.length, 0)
+      const done = await writePieces(this.#writeFd, pieces, offset)
+      if (done < bytes) await this.#writeRest(pieces, offset, done)
+    } catch (error) {
       throw fileError(error, `write ${nameOf(this.number)}`)
+    }
+  }
+
+  /** The system stopped after `done` bytes: what is left goes piece by piece. */
+  async #writeRest(pieces: readonly Uint8Array[], offset: number, done: number): Promise<void> {
+    let at = 0
+    for (const piece of pieces) {
+      const skip = Math.min(piece.length, Math.max(0, done - at))
+      // A part of a sector is written again whole: O_DIRECT knows nothing smaller.
+      const from = skip - (skip % alignment)
+      if (from < piece.length) await writeAt(this.#writeFd, piece.subarray(from), offset + at + from)
+      at += piece.length
     }
   }
 
@@ -175,13 +218,14 @@ export async function openExtentFiles(directory: string): Promise<ExtentFiles> {
   const direct = await takesDirect(directory)
   const pathOf = (number: number): string => join(directory, nameOf(number))
 
-  const openFile = async (number: number): Promise<ExtentFile> => {
+  const openFile = async (number: number, durable = false): Promise<ExtentFile> => {
     const path = pathOf(number)
     let writeFd: number | undefined
     try {
       const { size } = await stat(path)
-      writeFd = await openFd(path, constants.O_RDWR | (direct ? constants.O_DIRECT : 0))
-      return new NodeExtentFile(number, size, writeFd, await openFd(path, constants.O_RDONLY), direct)
+      const flags = (direct ? constants.O_DIRECT : 0) | (durable ? constants.O_DSYNC : 0)
+      writeFd = await openFd(path, constants.O_RDWR | flags)
+      return new NodeExtentFile(number, size, writeFd, await openFd(path, constants.O_RDONLY), direct, durable)
     } catch (error) {
       if (writeFd !== undefined) await closeFd(writeFd)
       throw fileError(error, `open ${path}`)
@@ -226,6 +270,17 @@ export async function openExtentFiles(directory: string): Promise<ExtentFiles> {
       return openFile(number)
     },
     open: openFile,
+    openProbe: async () => {
+      const path = join(directory, probeName)
+      let writeFd: number | undefined
+      try {
+        writeFd = await openFd(path, constants.O_RDWR | constants.O_CREAT | (direct ? constants.O_DIRECT : 0), 0o644)
+        return new NodeExtentFile(0, alignment, writeFd, await openFd(path, constants.O_RDONLY), direct, false)
+      } catch (error) {
+        if (writeFd !== undefined) await closeFd(writeFd)
+        throw fileError(error, `open ${path}`)
+      }
+    },
     rename: async (from, to) => {
       await rename(pathOf(from), pathOf(to))
       await syncDirectory(directory)

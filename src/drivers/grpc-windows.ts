@@ -6,8 +6,8 @@
  *
  * Node gives the connection's window back as soon as bytes arrive, whether or not anybody reads them; so what a peer can
  * make us hold is (streams of the session) x (initial window). That product is what is bounded here, for the process:
- * a session starts at HTTP/2's default, grows when a bulk stream opens, only by what `WindowPool` grants, shares its grant
- * among its streams, and gives it back when its last bulk stream or itself closes.
+ * a session starts at HTTP/2's default, grows when a stream of bulk or of Raft opens, only by what `WindowPool` grants, shares its grant
+ * among its streams, and gives it back when the last such stream or itself closes.
  *
  * What is relied on, and tested (test/drivers/grpc-windows.test.ts): `server.http2Servers` is a Map keyed by http2 servers
  * after bindAsync, and has one listener of 'stream' on each; a server stream has `call.sendStatus` and `call.stream`.
@@ -28,6 +28,12 @@ import type { FailedStatus } from './grpc-status.ts'
 const smallestBytes = 65_535
 /** Window of a bulk stream that is alone on its connection. More brings nothing (measured). */
 const bulkBytes = 16 * 1024 * 1024
+/**
+ * Window of a connection of Raft messages: a batch of entries arrives whole. With HTTP/2's own window the sender would be
+ * woken once for every 64 KiB of it.
+ */
+const messagesBytes = 2 * 1024 * 1024
+const messagesPath = '/holdfast.v1.Raft/Messages'
 /** A grant below this would not be worth a settings frame. */
 const grantBytesMin = 256 * 1024
 /** A broken stream whose peer does not take the status is reset after this. */
@@ -86,7 +92,8 @@ class SessionWindows {
   #grantBytes = 0
   #windowBytes = smallestBytes
   #streams = 0
-  #bulkStreams = 0
+  /** Open streams that want a large window. */
+  #wideStreams = 0
 
   constructor(session: ServerHttp2Session, pool: WindowPool) {
     this.#session = session
@@ -94,16 +101,18 @@ class SessionWindows {
     session.once('close', () => this.#release())
   }
 
-  opened(stream: ServerHttp2Stream, bulk: boolean): void {
+  /** `wantedBytes`: 0 for a stream that does with HTTP/2's own window. */
+  opened(stream: ServerHttp2Stream, wantedBytes: number): void {
+    const wide = wantedBytes > 0
     this.#streams += 1
-    if (bulk) this.#bulkStreams += 1
+    if (wide) this.#wideStreams += 1
     stream.once('close', () => {
       this.#streams -= 1
-      if (bulk) this.#bulkStreams -= 1
-      if (this.#bulkStreams === 0) this.#release()
+      if (wide) this.#wideStreams -= 1
+      if (this.#wideStreams === 0) this.#release()
       this.#adjust()
     })
-    if (bulk && this.#grantBytes === 0) this.#grantBytes = this.#pool.take(bulkBytes)
+    if (wide && this.#grantBytes === 0) this.#grantBytes = this.#pool.take(wantedBytes)
     this.#adjust()
   }
 
@@ -157,7 +166,7 @@ function interceptStreams(
 }
 
 /**
- * Takes over the sessions of a server that was just bound: windows grow for streams to `bulkPaths`, streams that `bareFor`
+ * Takes over the sessions of a server that was just bound: windows grow for streams to `bulkPaths` and of Raft, streams that `bareFor`
  * has a handler for are given to it, session errors (bytes that are not HTTP/2, peers that vanish) are counted by
  * `onSessionError` and end nothing but their session.
  */
@@ -187,7 +196,8 @@ export function attachWindows(
         windows = new SessionWindows(session as ServerHttp2Session, pool)
         sessions.set(session, windows)
       }
-      windows.opened(stream, bulkPaths.has(String(headers[':path'])))
+      const path = String(headers[':path'])
+      windows.opened(stream, bulkPaths.has(path) ? bulkBytes : path === messagesPath ? messagesBytes : 0)
     })
   }
   return {

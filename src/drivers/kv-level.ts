@@ -8,11 +8,12 @@
  * Read checksums are off in LevelDB as Node can open it: whoever stores a value here gives it its own checksum.
  */
 
-import { mkdir, open as openFile, rm } from 'node:fs/promises'
+import { mkdir, open as openFile, rename, rm, stat, symlink } from 'node:fs/promises'
 import { join } from 'node:path'
 import { Level } from 'level'
 import { emptyBytes } from '../base/bytes.ts'
 import { StoreError } from '../model/errors.ts'
+import { checkLevel } from './level-check.ts'
 import type { Kv, KvEntry, KvFactory, KvOperation, KvRange, KvSnapshot } from '../ports/kv.ts'
 
 type Database = Level<Uint8Array, Uint8Array>
@@ -31,6 +32,8 @@ const iterateBytesMax = 256 * 1024
  * store of any size adds to resident memory to about 300 MiB (tables of 2 MiB).
  */
 const openFilesMax = 160
+/** Data of tables that `check` reads: a few seconds. Of larger stores only the frames of the other tables are checked. */
+const checkedBytesMax = 1024 * 1024 * 1024
 const corruptAdvice = 'restore the directory or replace it'
 /** A key range that is empty in practice, for `flush`. */
 const flushRange = [new Uint8Array(16).fill(0xff), new Uint8Array(17).fill(0xff)] as const
@@ -142,8 +145,41 @@ async function syncDirectory(directory: string): Promise<void> {
   }
 }
 
+/** What differs between stores of different use. */
+export interface LevelOptions {
+  /**
+   * Bytes that are gathered in memory before they become a table; up to twice as many are held. More means less to merge:
+   * a key that is overwritten meanwhile is never written to a table, and fewer tables are merged less often.
+   */
+  readonly writeBufferBytes?: number
+}
+
+const writeBufferBytesDefault = 8 * 1024 * 1024
+
+/**
+ * Opens an empty store whose LOCK is a link to that of `name`: LevelDB has no other way to its lock, and opening a damaged
+ * store may end the process (an assertion of its compaction, on keys out of order).
+ */
+async function probeLock(directory: string, name: string): Promise<void> {
+  const lock = join(directory, name, 'LOCK')
+  if (!(await stat(lock).then(Boolean, () => false))) return
+  const location = join(directory, `${name}.probe`)
+  await rm(location, { recursive: true, force: true })
+  try {
+    await mkdir(location)
+    await symlink(lock, join(location, 'LOCK'))
+    const db = new Level(location)
+    await db.open()
+    await db.close()
+  } catch (error) {
+    throw openError(error, name, join(directory, name))
+  } finally {
+    await rm(location, { recursive: true, force: true })
+  }
+}
+
 /** Stores below `directory`, one subdirectory each. */
-export function createLevelFactory(directory: string): KvFactory {
+export function createLevelFactory(directory: string, options: LevelOptions = {}): KvFactory {
   return {
     open: async (name) => {
       const location = join(directory, name)
@@ -157,7 +193,7 @@ export function createLevelFactory(directory: string): KvFactory {
         keyEncoding: 'view',
         valueEncoding: 'view',
         cacheSize: 16 * 1024 * 1024,
-        writeBufferSize: 8 * 1024 * 1024,
+        writeBufferSize: options.writeBufferBytes ?? writeBufferBytesDefault,
         maxOpenFiles: openFilesMax,
       })
       try {
@@ -169,8 +205,19 @@ export function createLevelFactory(directory: string): KvFactory {
     },
     destroy: (name) =>
       guard(`remove store ${name}`, async () => {
-        await rm(join(directory, name), { recursive: true, force: true })
+        // Out of the way first: a store of which a crash left some files could open as another, older or empty one.
+        const doomed = join(directory, `${name}.removed`)
+        await rm(doomed, { recursive: true, force: true })
+        try {
+          await rename(join(directory, name), doomed)
+        } catch (error) {
+          if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error
+        }
         await syncDirectory(directory)
+        await rm(doomed, { recursive: true, force: true })
       }),
+    probeLock: (name) => probeLock(directory, name),
+    check: (name) =>
+      guard(`check store ${name}`, async () => (await checkLevel(join(directory, name), checkedBytesMax)).damage),
   }
 }

@@ -1,5 +1,6 @@
 /**
- * The commands that run nodes: `up`, `meta`, `witness`, `storage`; and `meta recover`, which works on a node's data.
+ * The commands that run nodes: `up`, `meta`, `witness`, `storage`; and those that work on the data of a node that does not
+ * run: `meta recover`, `storage inspect`, `storage rebuild-index`.
  *
  * `meta` is one command with two uses: with options it runs a node, with a word it is one of the commands on the
  * cluster's meta nodes (src/faces/cli/meta.ts).
@@ -13,6 +14,7 @@ import { examples } from '../faces/cli/format.ts'
 import { StoreError } from '../model/errors.ts'
 import { quote } from '../model/names.ts'
 import type { RecoverFlags } from './recover.ts'
+import type { InspectFlags, RebuildFlags } from './storage-tools.ts'
 
 /** Hidden flag of node commands: the node stops when its stdin closes, so that it never outlives `holdfast up`. */
 const endWithStdin = 'end-with-stdin'
@@ -124,6 +126,48 @@ function addRecover(meta: Command): void {
     })
 }
 
+function addStorage(program: Command): void {
+  const storage = program.commands.find((command) => command.name() === 'storage') ?? program.command('storage')
+  storage
+    .description('run one storage node, or with a command: look at a disk of one that does not run, rebuild its index')
+    .enablePositionalOptions()
+    .allowExcessArguments()
+  makeNodeCommand(storage, {
+    options: storageOptions,
+    run: async (values) => {
+      const { runStorageNode } = await import('./storage-node.ts')
+      await runStorageNode(storageConfig(values))
+    },
+  })
+  storage
+    .command('inspect <dir>')
+    .description('show what is on a disk and whether it is sound, without changing it; its node does not run')
+    .option('--deep', 'read and check all payloads; the default')
+    .option('--no-payload', 'leave out the payloads of large chunks')
+    .option('--chunk <id>', 'only this chunk')
+    .option('--json', 'print one JSON document on stdout')
+    .option('--verbose', 'show what caused an error')
+    .addHelpText(
+      'after',
+      examples('holdfast storage inspect /var/lib/holdfast/disk1') +
+        '\n\nExit codes: 0 sound, 6 damaged, 3 no disk there, 1 cannot be looked at.',
+    )
+    .action(async (dir: string, flags: InspectFlags) => {
+      const { runInspect } = await import('./storage-tools.ts')
+      await runInspect(dir, flags, (text) => process.stdout.write(`${text}\n`))
+    })
+  storage
+    .command('rebuild-index <dir>')
+    .description('make the index of a disk anew from its log; its node does not run')
+    .option('--json', 'print one JSON document on stdout')
+    .option('--verbose', 'show what caused an error')
+    .addHelpText('after', examples('holdfast storage rebuild-index /var/lib/holdfast/disk1'))
+    .action(async (dir: string, flags: RebuildFlags) => {
+      const { runRebuildIndex } = await import('./storage-tools.ts')
+      await runRebuildIndex(dir, flags, (text) => process.stdout.write(`${text}\n`))
+    })
+}
+
 /** Adds `up`, `meta`, `witness` and `storage`. */
 export function addNodeCommands(program: Command): void {
   addUp(program)
@@ -139,11 +183,5 @@ export function addNodeCommands(program: Command): void {
       await runMetaNode(metaConfig(values, true))
     },
   })
-  makeNodeCommand(program.command('storage').description('run one storage node'), {
-    options: storageOptions,
-    run: async (values) => {
-      const { runStorageNode } = await import('./storage-node.ts')
-      await runStorageNode(storageConfig(values))
-    },
-  })
+  addStorage(program)
 }

@@ -66,6 +66,12 @@ describe('config', () => {
     )
     expect(config.advertise).to.deep.equal(['a:1', 'b:2'])
     expect(config.extentBytes).to.equal(256 * 1024 * 1024)
+    expect(config.scrub).to.deep.equal({ on: true, periodMs: 604_800_000, rateMin: 1 << 20, rateMax: 128 << 20 })
+    const scrub = { ...flags, listen: 'a:1', scrub: 'off', 'scrub-rate-min': '2MiB', 'scrub-rate-max': '1MiB' }
+    expect(() => storageConfig(loadConfig(storageOptions, { flags: scrub, environment: {} }))).to.throw(
+      'scrub-rate-max',
+    )
+    expect(config.compaction).to.deep.equal({ liveRatio: 0.5, bytesPerSecond: 64 * 1024 * 1024, idleMs: 300_000 })
   })
 
   it('wants itself among the peers, each once', () => {

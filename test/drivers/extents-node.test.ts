@@ -19,4 +19,23 @@ describe('extent files of node', () => {
       await rm(directory, { recursive: true })
     }
   })
+
+  it('opened as durable says that its writes need no sync, and holds what was written', async () => {
+    const directory = await mkdtemp(join(tmpdir(), 'holdfast-extents-'))
+    try {
+      const files = await openExtentFiles(directory)
+      const made = await files.create(1, 64 * 1024)
+      expect(made.durable).to.equal(false)
+      await made.close()
+      const file = await files.open(1, true)
+      expect(file.durable).to.equal(true)
+      await file.write(files.arena(4096).fill(7), 8192)
+      const read = new Uint8Array(4096)
+      expect(await file.read(read, 8192)).to.equal(4096)
+      expect(read).to.deep.equal(new Uint8Array(4096).fill(7))
+      await file.close()
+    } finally {
+      await rm(directory, { recursive: true })
+    }
+  })
 })

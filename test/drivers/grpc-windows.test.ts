@@ -13,6 +13,7 @@ import { bytesMethod, createKit, type Kit, until } from './grpc-kit.ts'
 const MiB = 1024 * 1024
 const bulk = bytesMethod('/holdfast.v1.Storage/Chunks', 'stream')
 const control = bytesMethod('/holdfast.v1.Meta/Session', 'stream')
+const raft = bytesMethod('/holdfast.v1.Raft/Messages', 'stream')
 type Stream = Duplex<Uint8Array, Uint8Array>
 
 describe('receive windows', () => {
@@ -26,7 +27,7 @@ describe('receive windows', () => {
     sessions = []
     held = []
     address = await kit.start((server) => {
-      for (const method of [bulk, control]) {
+      for (const method of [bulk, control, raft]) {
         server.stream(method, (stream) => {
           held.push(stream)
           stream.pause()
@@ -81,6 +82,15 @@ describe('receive windows', () => {
     await until(() => session.remoteSettings.initialWindowSize === 16 * MiB, 'the window grows')
     await until(() => (session.state.remoteWindowSize ?? 0) >= 16 * MiB, "the connection's window grows too")
     expect(kit.serverWindows.left).equal(limits.windowBytesMax - 16 * MiB)
+  })
+
+  it('grow for a stream of Raft messages as far as one batch of entries needs', async () => {
+    const session = dial()
+    request(session, raft.path)
+    await until(() => session.remoteSettings.initialWindowSize === 2 * MiB, 'the window grows')
+    expect(kit.serverWindows.left).equal(limits.windowBytesMax - 2 * MiB)
+    session.destroy()
+    await until(() => kit.serverWindows.left === limits.windowBytesMax, 'the window is given back')
   })
 
   it('stay small for a control stream', async () => {

@@ -25,6 +25,23 @@ describe('node clock', () => {
     }
     expect(cancelled).equal(0)
   })
+
+  it('ends a turn after everything that came of what had arrived by then', async () => {
+    const seen: string[] = []
+    await new Promise<void>((resolve) => {
+      createNodeClock().turn?.(() => {
+        seen.push('turn')
+        resolve()
+      })
+      process.nextTick(() => {
+        seen.push('tick')
+        Promise.resolve()
+          .then(() => seen.push('promise'))
+          .catch(resolve)
+      })
+    })
+    expect(seen).deep.equal(['tick', 'promise', 'turn'])
+  })
 })
 
 describe('node entropy', () => {

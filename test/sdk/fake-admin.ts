@@ -25,6 +25,8 @@ export class FakeAdmin {
   held = false
   incarnation = 1
   unknownReplicas = 0
+  scrub: holdfast.v1.ScrubStatusReply.$Properties = {}
+  readonly directed: string[] = []
   /** How often a node that is added answers that it is still catching up. */
   catchUps = 0
 
@@ -58,6 +60,12 @@ export class FakeAdmin {
     if (request.resumeDeletes) {
       this.held = false
       return { resumeDeletes: this.#deletes() }
+    }
+    if (request.scrubStatus) return { scrubStatus: this.scrub }
+    if (request.directScrub) {
+      const { action, node } = request.directScrub
+      this.directed.push(`${action} ${node || 'all'}`)
+      return { directScrub: { disks: node === '' ? 4 : 1, refused: node === 's4' ? ['s4, disk 4: too old'] : [] } }
     }
     return undefined
   }

@@ -5,7 +5,7 @@ import { fromHex, utf8 } from '../../src/base/bytes.ts'
 import { encode, uint } from '../../src/base/schema.ts'
 import { encodeCommand } from '../../src/core/meta/commands.ts'
 import { keys } from '../../src/core/meta/keys.ts'
-import { chunkRecord, type StoredReplicaState } from '../../src/core/meta/records.ts'
+import { chunkRecord, type StoredReplicaState, userMetadataOf } from '../../src/core/meta/records.ts'
 import type { Entry } from '../../src/core/raft/types.ts'
 import { AgentDisk } from '../../src/sim/agent.ts'
 import { History } from '../../src/sim/history.ts'
@@ -38,7 +38,7 @@ function committed(): Entry {
     copies: 3,
     concern: 'quorum' as const,
     contentType: '',
-    metadata: [],
+    metadata: userMetadataOf([]),
     condition: { ifAbsent: false, ifMatch: '' },
   }
   const payload = encodeCommand({ kind: 'commit', nowMs: 1, commitId: '11'.repeat(16), lease: 1, operations: [put] })

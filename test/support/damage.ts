@@ -1,11 +1,12 @@
 /** Damage to the files of a node that does not run: flipped bits, cut tails, other copies, full filesystems. */
 
-import { cp, mkdtemp, open, readdir, rm, stat, statfs, truncate, writeFile } from 'node:fs/promises'
+import { cp, mkdtemp, open, readdir, readFile, rm, stat, statfs, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { runCommand } from './processes.ts'
 
 const stepBytes = 4 << 20
+const sectorBytes = 4096
 
 /** Finds `marker` in the files below `directory` and flips one bit of its first byte; true when it was there. */
 export async function flipByte(directory: string, marker: Uint8Array): Promise<boolean> {
@@ -31,6 +32,38 @@ export async function flipByte(directory: string, marker: Uint8Array): Promise<b
   return false
 }
 
+/** The file of `directory` that a log was written to last, and where what was written ends. */
+async function lastWritten(directory: string): Promise<{ path: string; end: number }> {
+  for (const name of (await readdir(directory)).sort().reverse()) {
+    const bytes = await readFile(join(directory, name))
+    let end = bytes.length
+    while (end > 0 && bytes[end - 1] === 0) end--
+    // Beyond its header a segment that waits for its turn is empty.
+    if (end > 2 * sectorBytes) return { path: join(directory, name), end }
+  }
+  throw new Error(`nothing was written in ${directory}`)
+}
+
+async function overwrite(path: string, bytes: Uint8Array, offset: number): Promise<void> {
+  const file = await open(path, 'r+')
+  await file.write(bytes, 0, bytes.length, offset)
+  await file.sync()
+  await file.close()
+}
+
+/** Loses the last part (0 to 1) of a log in segment files: what a disk does that lied about fsync. */
+export async function cutTail(directory: string, part: number): Promise<void> {
+  const { path, end } = await lastWritten(directory)
+  const from = Math.ceil((end * (1 - part)) / sectorBytes) * sectorBytes
+  await overwrite(path, Buffer.alloc(end - from), from)
+}
+
+/** Overwrites bytes in the middle of a log in segment files. */
+export async function rotLog(directory: string): Promise<void> {
+  const { path, end } = await lastWritten(directory)
+  await overwrite(path, Buffer.alloc(16, 0x5a), Math.floor(end / 3 / sectorBytes) * sectorBytes)
+}
+
 /** The largest file of `directory` whose name ends in `extension`. */
 async function largest(directory: string, extension: string): Promise<{ path: string; size: number }> {
   let found = { path: '', size: -1 }
@@ -42,12 +75,6 @@ async function largest(directory: string, extension: string): Promise<{ path: st
   }
   if (found.size < 0) throw new Error(`no ${extension} file in ${directory}`)
   return found
-}
-
-/** Cuts the last part (0 to 1) off LevelDB's own log in `directory`: what a disk does that lied about fsync. */
-export async function cutTail(directory: string, part: number): Promise<void> {
-  const { path, size } = await largest(directory, '.log')
-  await truncate(path, Math.floor(size * (1 - part)))
 }
 
 /** Overwrites bytes in the middle of the largest table file of LevelDB in `directory`. */

@@ -14,6 +14,8 @@ export class FaultPlan {
   stopped = false
   failSync = false
   failWrite = false
+  /** Reads of these bytes of an extent fail. */
+  failRead: ((extent: number, offset: number, length: number) => boolean) | undefined
   #onStop: (() => void)[] = []
 
   /** Counts an operation. Resolves a turn later, or never when the world has stopped. */

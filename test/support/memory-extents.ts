@@ -14,6 +14,8 @@ class Blocks {
   durable: Uint8Array
   current: Uint8Array
   readonly dirty = new Set<number>()
+  /** What the page cache has of it, when that differs from the disk. */
+  cached: Uint8Array | undefined
 
   constructor(size: number) {
     this.durable = new Uint8Array(size)
@@ -49,6 +51,7 @@ export class MemoryExtents implements ExtentFiles {
   readonly alignment = sector
   readonly mode = 'buffered' as const
   readonly files = new Map<number, Blocks>()
+  readonly probe = new Blocks(sector)
   faults: FaultPlan
   capacityBytes: number
   /** Bytes of others on the same filesystem. */
@@ -79,6 +82,10 @@ export class MemoryExtents implements ExtentFiles {
     const blocks = this.files.get(number)
     if (blocks === undefined) return Promise.reject(new StoreError('IO', `open extent ${number}: no such file`))
     return Promise.resolve(memoryFile(number, blocks, this.faults))
+  }
+
+  openProbe(): Promise<ExtentFile> {
+    return Promise.resolve(memoryFile(0, this.probe, this.faults))
   }
 
   async rename(from: number, to: number): Promise<void> {
@@ -118,6 +125,7 @@ export class MemoryExtents implements ExtentFiles {
       sizeOf: (number) => alive(() => this.sizeOf(number)),
       create: (number, size) => alive(() => this.create(number, size)),
       open: (number) => alive(() => this.open(number)),
+      openProbe: () => alive(() => this.openProbe()),
       rename: (from, to) => alive(() => this.rename(from, to)),
       remove: (number) => alive(() => this.remove(number)),
       space: () => alive(() => this.space()),
@@ -138,6 +146,11 @@ export class MemoryExtents implements ExtentFiles {
     for (const index of blocks.dirty) if (index * sector >= size) blocks.dirty.delete(index)
   }
 
+  /** Everything is in the page cache from here on, and stays there as it is now. */
+  cacheAll(): void {
+    for (const blocks of this.files.values()) blocks.cached = blocks.current.slice()
+  }
+
   /** Flips a bit of what is on disk. */
   flip(number: number, offset: number): void {
     const blocks = this.files.get(number)
@@ -147,6 +160,13 @@ export class MemoryExtents implements ExtentFiles {
 }
 
 function memoryFile(number: number, blocks: Blocks, faults: FaultPlan): ExtentFile {
+  const readFrom = (bytes: Uint8Array, into: Uint8Array, offset: number): Promise<number> => {
+    if (faults.failRead?.(number, offset, into.length) === true)
+      return Promise.reject(new Error('EIO: i/o error, read'))
+    const piece = bytes.subarray(offset, offset + into.length)
+    into.set(piece)
+    return Promise.resolve(piece.length)
+  }
   return {
     number,
     size: blocks.current.length,
@@ -163,11 +183,8 @@ function memoryFile(number: number, blocks: Blocks, faults: FaultPlan): ExtentFi
       await faults.pass('sync')
       blocks.harden(sectors)
     },
-    read: (into, offset) => {
-      const piece = blocks.current.subarray(offset, offset + into.length)
-      into.set(piece)
-      return Promise.resolve(piece.length)
-    },
+    read: (into, offset) => readFrom(blocks.cached ?? blocks.current, into, offset),
+    readDirect: (into, offset) => readFrom(blocks.current, into, offset),
     close: () => Promise.resolve(),
   }
 }

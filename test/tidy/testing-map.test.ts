@@ -1,4 +1,7 @@
-/** The table of docs/TESTING.md is true: all 92 scenarios are in it, in order, and every test that it names exists. */
+/**
+ * The tables of docs/TESTING.md are true: all 92 scenarios are in it, in order, each rule of the disk has a crash scenario, and
+ * every test that it names exists.
+ */
 
 import { existsSync, readFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
@@ -12,6 +15,9 @@ function root(): string {
     if (dirname(at) === at) throw new Error('docs/TESTING.md is not above the tests')
   }
 }
+
+/** Rules of docs/RULES.md that are about the disk. */
+const diskRules = ['3', '4', '5', '6', '7', '18']
 
 interface Row {
   readonly number: number
@@ -46,6 +52,25 @@ describe('docs/TESTING.md: the map of the scenarios', () => {
   it('names a test for each, or says why there is none', () => {
     for (const row of rows) {
       if (row.references.length === 0) expect(row.reason, `scenario ${row.number}`).to.match(/^not covered: .{20}/)
+    }
+  })
+
+  it('has a crash scenario for each rule of the disk, and what else it names of the disk exists', () => {
+    const section =
+      /^## The disk\n([\s\S]*?)^## /m.exec(readFileSync(join(root(), 'docs/TESTING.md'), 'utf8'))?.[1] ?? ''
+    const rules = [...section.matchAll(/^\| rule (\d+) \| [^|]+ \| ([^|]+) \|$/gm)].map(([, rule, cell]) => ({
+      rule,
+      cell,
+    }))
+    expect(rules.map(({ rule }) => rule)).to.deep.equal(diskRules)
+    for (const { rule, cell } of rules) expect(cell).to.match(new RegExp(`\\(rules? [^)]*\\b${rule}\\b`))
+    const named = [...section.matchAll(/`(test\/[^`]+\.ts)`: "([^"]+)"/g)]
+    expect(named.length).to.be.greaterThan(20)
+    for (const [, file, title] of named) {
+      const path = join(root(), file as string)
+      expect(existsSync(path) && readFileSync(path, 'utf8').includes(title as string), `${file}: ${title}`).to.equal(
+        true,
+      )
     }
   })
 

@@ -59,3 +59,14 @@ export function decodeExtentHeader(sector: Uint8Array, sum: Sum): ExtentHeader |
     nonce: sector.slice(48, 64),
   }
 }
+
+/** The version of a header that is whole and newer than this program knows; undefined for anything else. */
+export function newerExtentVersion(sector: Uint8Array, sum: Sum): number | undefined {
+  if (sector.length < checkedBytes + 8 || !equalBytes(sector.subarray(0, 8), magic)) return undefined
+  const found = getU32(sector, 8)
+  const whole = equalBytes(
+    sumOf(sum, [sector.subarray(0, checkedBytes)]),
+    sector.subarray(checkedBytes, checkedBytes + 8),
+  )
+  return whole && found > version ? found : undefined
+}

@@ -25,7 +25,7 @@
 
 import { equalBytes, getU32, getU64, isSafeU64, putU32, putU64 } from '../../base/bytes.ts'
 import { alignUp, type Position, sectorBytes } from './position.ts'
-import { type Frame, readFrame } from './record.ts'
+import { type Frame, type Location, readFrame } from './record.ts'
 import { type Sum, sumOf } from './sums.ts'
 
 const magic = 0x48464752
@@ -142,4 +142,17 @@ export function readFrames(
     at += frame.length
   }
   return { frames, whole: at === end }
+}
+
+/** Where the bytes of a frame's record are: in the frame itself, or after the head of its group. */
+export function locationOf(group: FoundGroup, frame: PlacedFrame): Location {
+  const large = group.payloadBytes > 0
+  const head = headBytes(group.framesBytes)
+  return {
+    extent: group.extent,
+    group: group.offset,
+    record: frame.at,
+    payload: group.offset + (large ? head : frame.at + frame.inlineAt),
+    span: large ? head + group.payloadBytes : frame.length,
+  }
 }

@@ -7,6 +7,7 @@
  * | `q` | chunk u64, extent u64, payload offset u64 | quarantine record: bytes that are kept and not served |
  * | `e` | extent u64 | live bytes of the extent as of the checkpoint |
  * | `P` | - | checkpoint |
+ * | `S` | - | scrub cursor |
  */
 
 import { getU64, isSafeU64, putU64 } from '../../base/bytes.ts'
@@ -20,15 +21,29 @@ function key(prefix: string, ...parts: readonly number[]): Uint8Array {
   return out
 }
 
+const chunkPrefix = 'c'.charCodeAt(0)
+const quarantinePrefix = 'q'.charCodeAt(0)
+
 export const indexKeys = {
   chunk: (id: ChunkId): Uint8Array => key('c', id),
   chunksEnd: (): Uint8Array => key('d'),
   quarantine: (id: ChunkId, extent: number, payload: number): Uint8Array => key('q', id, extent, payload),
   quarantinesOf: (id: ChunkId): { gte: Uint8Array; lt: Uint8Array } => ({ gte: key('q', id), lt: key('q', id + 1) }),
+  quarantines: (): { gte: Uint8Array; lt: Uint8Array } => ({ gte: key('q'), lt: key('r') }),
   extent: (sequence: number): Uint8Array => key('e', sequence),
   extents: (): { gte: Uint8Array; lt: Uint8Array } => ({ gte: key('e'), lt: key('f') }),
   checkpoint: (): Uint8Array => key('P'),
+  scrubCursor: (): Uint8Array => key('S'),
 } as const
+
+/** The chunk id of a `c` key; undefined for any other. */
+export function chunkIdOfKey(bytes: Uint8Array): ChunkId | undefined {
+  return bytes[0] === chunkPrefix && bytes.length === 9 ? numberOfKey(bytes) : undefined
+}
+
+export function isQuarantineKey(bytes: Uint8Array): boolean {
+  return bytes[0] === quarantinePrefix
+}
 
 /** The number after the prefix byte: chunk id of a `c` or `q` key, sequence number of an `e` key. */
 export function numberOfKey(bytes: Uint8Array): number {

@@ -13,6 +13,7 @@ import { reportError, type Surroundings } from './context.ts'
 import { addMetaCommands } from './meta.ts'
 import { addObjectCommands } from './objects.ts'
 import { addOperateCommands } from './operate.ts'
+import { addScrubCommands } from './scrub.ts'
 import { addStatusCommands } from './status.ts'
 
 export interface CliOptions {
@@ -86,6 +87,7 @@ export async function runCli(
   addStatusCommands(program, surroundings)
   addMetaCommands(program, surroundings)
   addOperateCommands(program, surroundings)
+  addScrubCommands(program, surroundings)
   options.extend?.(program)
   const verbose = args.includes('--verbose')
   try {

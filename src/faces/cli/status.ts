@@ -4,7 +4,8 @@
 
 import type { Command } from 'commander'
 import { asStoreError, errorTable, StoreError } from '../../model/errors.ts'
-import type { ClusterStatus, StatusMeta } from '../../sdk/types.ts'
+import { limits } from '../../model/limits.ts'
+import type { ClusterStatus, StatusDisk, StatusMeta } from '../../sdk/types.ts'
 import {
   type CommonOptions,
   describeError,
@@ -17,6 +18,7 @@ import {
 } from './context.ts'
 import { plural, showBytes, showSeconds, showTime, table } from './format.ts'
 import { showMeta } from './meta.ts'
+import { showScrubLine } from './scrub.ts'
 
 const watchMs = 1000
 /** A screen is due within this time, leader or not. */
@@ -36,13 +38,21 @@ function showCounts(counts: Readonly<Record<string, number>>): string {
     .join(', ')
 }
 
+/** What is wrong with a disk, short; the reason is with its code. Undefined when nothing is. */
+function noteOf(disk: StatusDisk): string | undefined {
+  if (disk.state !== 'ok') return `disk ${disk.number} ${disk.state}`
+  // Less than one chunk of the largest size is not placed here any more.
+  return disk.capacityBytes > 0 && disk.freeForNewBytes < limits.chunkBytesMax ? `disk ${disk.number} full` : undefined
+}
+
 /** The nodes as a table. */
 export function showNodes(nodes: ClusterStatus['nodes']): string {
   const rows = nodes.map((node) => {
     const used = node.disks.reduce((sum, disk) => sum + disk.usedBytes, 0)
     const capacity = node.disks.reduce((sum, disk) => sum + disk.capacityBytes, 0)
     const chunks = node.disks.reduce((sum, disk) => sum + disk.chunks, 0)
-    const bad = node.disks.filter((disk) => disk.state !== 'ok').map((disk) => `disk ${disk.number} ${disk.state}`)
+    const bad = node.disks.flatMap((disk) => noteOf(disk) ?? [])
+    const closed = node.faults.map(({ path }) => `${path} does not open`)
     const pending = node.health === 'up' && node.disks.some((disk) => !disk.reconciled) ? ['reconciling'] : []
     const share = capacity === 0 ? '-' : `${showBytes(used)} of ${showBytes(capacity)}`
     return [
@@ -53,7 +63,7 @@ export function showNodes(nodes: ClusterStatus['nodes']): string {
       node.address,
       String(chunks),
       share,
-      [...bad, ...pending].join(', '),
+      [...bad, ...closed, ...pending].join(', '),
     ]
   })
   return table(['NODE', 'ZONE', 'HEALTH', 'MODE', 'ADDRESS', 'CHUNKS', 'USED', 'NOTES'], rows, ['CHUNKS'])
@@ -78,6 +88,7 @@ function withoutLeader(meta: readonly StatusMeta[], error: StoreError): ClusterS
     chunks: { total: 0, full: 0, degraded: 0, lastCopy: 0, lost: 0 },
     repair: { queue: {}, running: 0, parked: {}, bytesPerSecond: 0, etaSeconds: 0, repaired: 0, repairedBytes: 0 },
     corruptions: [],
+    scrub: null,
   }
 }
 
@@ -131,6 +142,7 @@ export function showStatus(status: ClusterStatus): string {
           `${chunks.total}: ${chunks.full} full, ${chunks.degraded} degraded, ${chunks.lastCopy} at one copy, ${chunks.lost} lost`,
         ],
         ['can lose', `any ${plural(status.canLose, 'node')}`],
+        ['scrub', status.scrub === null ? 'not known' : showScrubLine(status.scrub)],
         [
           'repair',
           `${working}${parked}${speed}${eta}; ${repair.repaired} repaired (${showBytes(repair.repairedBytes)})`,
@@ -189,8 +201,8 @@ export function addStatusCommands(program: Command, surroundings: Surroundings):
         }
         const allowedMs = flags.timeout === undefined ? screenMs : parseTime(flags.timeout, '--timeout')
         const status = await statusWithin(run, Math.min(screenMs, allowedMs))
-        // Scrub tours and incidents are not recorded yet; scripts may rely on the keys.
-        run.result({ ...status, scrub: null, incidents: [] }, showStatus(status))
+        // Incidents are not recorded yet; scripts may rely on the key.
+        run.result({ ...status, incidents: [] }, showStatus(status))
         if (status.verdict === noQuorum) throw new ExitWith(errorTable.NO_QUORUM.exit)
       }),
     )

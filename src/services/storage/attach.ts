@@ -26,9 +26,11 @@ import type { Duplex } from '../../ports/net.ts'
 import { safeCounter } from '../../wire/checks.ts'
 import type { holdfast } from '../../wire/messages.ts'
 import { nodeMethods } from '../../wire/methods.ts'
-import type { Disks, DiskSlot } from './disks.ts'
+import type { DiskFault, Disks, DiskSlot } from './disks.ts'
 import { Findings } from './findings.ts'
 import { Orders } from './orders.ts'
+import type { DiskStatus } from './types.ts'
+import { scrubReport } from './scrub-report.ts'
 
 type NodeMessageOut = holdfast.v1.NodeMessage.$Properties
 type MetaOrder = holdfast.v1.MetaOrder
@@ -49,6 +51,8 @@ export interface AttachOptions {
   readonly meta: readonly string[]
   readonly heartbeatMs: number
   readonly metaSilenceMs: number
+  /** Directories that could not be opened. */
+  readonly faults?: readonly DiskFault[]
   /** Bytes of puts in flight. */
   readonly inflightBytes: () => number
   /** The node can never attach here (another cluster, too old a program). */
@@ -299,10 +303,23 @@ export class Attach {
   }
 
   #report(slot: DiskSlot): holdfast.v1.DiskReport.$Properties {
-    const { capacityBytes, usedBytes, freeForNewBytes, chunks, chunkIdMax } = slot.engine.status()
+    const status = slot.engine.status()
+    const { capacityBytes, usedBytes, freeForNewBytes, chunks, chunkIdMax } = status
     const { id, clean, rebuilt } = slot.engine
     const state = this.#disks.stateOf(slot)
-    return { id, state, capacityBytes, usedBytes, freeForNewBytes, chunks, chunkIdMax, clean, rebuilt }
+    return {
+      id,
+      state,
+      capacityBytes,
+      usedBytes,
+      freeForNewBytes,
+      chunks,
+      chunkIdMax,
+      clean,
+      rebuilt,
+      ...healthOf(status),
+      ...scrubReport(slot),
+    }
   }
 
   nextHeartbeat(): { sequence: number; message: holdfast.v1.Heartbeat.$Properties } {
@@ -313,6 +330,7 @@ export class Attach {
       disks: this.#disks.slots.map((slot) => this.#report(slot)),
       inflightBytes: this.#options.inflightBytes(),
       corrupt: this.#findings.take(sequence),
+      faults: (this.#options.faults ?? []).map(({ path, reason }) => ({ path, reason })),
     }
     return { sequence, message }
   }
@@ -384,4 +402,13 @@ export class Attach {
     this.#wrongCluster += 1
     return this.#wrongCluster >= this.#meta.length
   }
+}
+
+/** What a disk says of its health besides its state. */
+function healthOf({
+  reason,
+  speed,
+}: DiskStatus): Pick<holdfast.v1.DiskReport, 'reason' | 'syncUs' | 'readUs' | 'errors'> {
+  const { syncMs, readMs, errors } = speed
+  return { reason, syncUs: Math.ceil(syncMs * 1000), readUs: Math.ceil(readMs * 1000), errors }
 }

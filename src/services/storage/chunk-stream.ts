@@ -3,7 +3,8 @@
  *
  * What is bounded, and how: operations per stream (`operationsMax`, OVERLOADED above it); bytes of puts by the engine's
  * arena; bytes that came for puts still waiting for room by `Waiting`, shared by all streams of the node; bytes of gets
- * by reading the next piece only when the send buffer has room and one of few read slots of the node is free.
+ * by reading the next piece only when the send buffer has room and one of few read slots of the disk is free. Gets of one
+ * disk never wait for those of another: it may hang.
  *
  * Why waiting puts do not simply pause the stream: the bytes that would complete admitted puts, and so free the arena,
  * may be behind the pause. The stream is paused only while no admitted put of it is incomplete.
@@ -12,7 +13,6 @@
  * every writer is aborted and every reader closed; a put that gets no bytes ends, and so does a stream without progress.
  */
 
-import type { Semaphore } from '../../base/async/semaphore.ts'
 import { asStoreError, StoreError } from '../../model/errors.ts'
 import { limits } from '../../model/limits.ts'
 import type { Clock, Timer } from '../../ports/clock.ts'
@@ -29,7 +29,7 @@ type ChunkReplyOut = holdfast.v1.ChunkReply.$Properties
 
 /** Puts and gets open at once on one stream. */
 const operationsMax = 256
-/** Gets of one stream that deliver at once; the rest wait in order. */
+/** Gets of one stream and disk that deliver at once; the rest wait in order. */
 const activeGetsMax = 4
 /** A stream with open operations and no progress for this long is broken: it would hold extents. */
 const stallMs = 60_000
@@ -42,8 +42,6 @@ export interface ChunkStreamDeps {
   readonly clock: Clock
   /** Bytes held for puts that wait for admission, of all streams. */
   readonly waiting: Waiting
-  /** Pieces being read from disk at once, of all streams. */
-  readonly reads: Semaphore
   /** Counts bytes of puts in flight for heartbeats. */
   readonly inflight: (deltaBytes: number) => void
   /** Called once, when the stream is over and everything it held is freed. */
@@ -78,7 +76,8 @@ class ChunkStream {
   readonly #deps: ChunkStreamDeps
   readonly #operations = new Map<number, Operation>()
   readonly #queuedGets: number[] = []
-  #activeGets = 0
+  /** Gets that deliver, by the disk that was asked for. */
+  readonly #activeGets = new Map<number, number>()
   #waitingPuts = 0
   #incompletePuts = 0
   #paused = false
@@ -363,33 +362,45 @@ class ChunkStream {
   }
 
   #startGets(): void {
-    while (this.#activeGets < activeGetsMax) {
-      const request = this.#queuedGets.shift()
-      if (request === undefined) return
+    for (let at = 0; at < this.#queuedGets.length; ) {
+      const request = this.#queuedGets[at] as number
       const get = this.#operations.get(request)
-      if (get === undefined || get.kind !== 'get') continue
-      this.#activeGets += 1
-      this.#deliver(request, get)
-        .then(
-          () => {
-            // The number may be another operation's by now, after a cancel.
-            if (this.#operations.get(request) === get) this.#finish(request)
-          },
-          (error: unknown) => {
-            if (this.#operations.get(request) === get) this.#finish(request, error)
-          },
-        )
-        .then(() => {
-          this.#activeGets -= 1
-          this.#startGets()
-        })
-        .catch((error: unknown) => this.#stream.destroy(asStoreError(error, 'chunk stream')))
+      const disk = get?.kind === 'get' ? get.message.disk : 0
+      const active = this.#activeGets.get(disk) ?? 0
+      if (get?.kind === 'get' && active >= activeGetsMax) {
+        at++
+        continue
+      }
+      this.#queuedGets.splice(at, 1)
+      if (get?.kind !== 'get') continue
+      this.#activeGets.set(disk, active + 1)
+      this.#startGet(request, get, disk)
     }
+  }
+
+  #startGet(request: number, get: Get, disk: number): void {
+    this.#deliver(request, get)
+      .then(
+        () => {
+          // The number may be another operation's by now, after a cancel.
+          if (this.#operations.get(request) === get) this.#finish(request)
+        },
+        (error: unknown) => {
+          if (this.#operations.get(request) === get) this.#finish(request, error)
+        },
+      )
+      .then(() => {
+        const active = (this.#activeGets.get(disk) ?? 1) - 1
+        if (active > 0) this.#activeGets.set(disk, active)
+        else this.#activeGets.delete(disk)
+        this.#startGets()
+      })
+      .catch((error: unknown) => this.#stream.destroy(asStoreError(error, 'chunk stream')))
   }
 
   async #deliver(request: number, get: Get): Promise<void> {
     const { message } = get
-    const reader = await this.#deps.disks.openRead(
+    const { reader, slot } = await this.#deps.disks.openRead(
       safeCounter(message.disk, 'disk'),
       safeCounter(message.id, 'id'),
       safeCounter(message.offset, 'offset', limits.chunkBytesMax),
@@ -407,7 +418,7 @@ class ChunkStream {
         await new Promise<void>((resolve) => this.#drained.push(resolve))
         continue
       }
-      const release = await this.#deps.reads.acquire()
+      const release = await slot.reads.acquire()
       const piece = await (get.over ? Promise.resolve(undefined) : reader.next()).finally(release)
       if (get.over || piece === undefined) return
       this.#progress()

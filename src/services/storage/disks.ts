@@ -3,15 +3,20 @@
  *
  * Invariants: an acknowledgement carries the number and generation that were granted, never made up ones; without a grant
  * or without meta contact for `metaSilenceMs` nothing new is stored (it may have been fenced meanwhile), while reads of
- * immutable chunks go on; a failed disk never comes back within the life of the process.
+ * immutable chunks go on; a failed disk never comes back within the life of the process. What waits for one disk holds
+ * nothing that another one needs: reads are bounded for each.
  */
 
+import { Semaphore } from '../../base/async/semaphore.ts'
 import { StoreError } from '../../model/errors.ts'
 import type { ChunkId, DiskNumber, Generation } from '../../model/ids.ts'
 import type { DiskState } from '../../model/words.ts'
 import type { Clock } from '../../ports/clock.ts'
 import type { Log } from '../../ports/log.ts'
 import type { ChunkReader, DiskEngine } from './types.ts'
+
+/** Pieces read from one disk at once, for all streams. */
+const readsMax = 16
 
 /** One disk of this node. */
 export interface DiskSlot {
@@ -20,6 +25,20 @@ export interface DiskSlot {
   number: DiskNumber | undefined
   generation: Generation
   failed: boolean
+  readonly reads: Semaphore
+}
+
+/** A directory of the configuration that could not be opened and whose disk is not known. */
+export interface DiskFault {
+  readonly path: string
+  /** One line. */
+  readonly reason: string
+}
+
+/** A chunk on its way out, and the disk that it comes from. */
+export interface OpenRead {
+  readonly reader: ChunkReader
+  readonly slot: DiskSlot
 }
 
 export interface DiskGrant {
@@ -38,13 +57,20 @@ export class Disks {
   constructor(engines: readonly DiskEngine[], clock: Clock, log: Log, metaSilenceMs: number, onChange: () => void) {
     this.#clock = clock
     this.#metaSilenceMs = metaSilenceMs
-    this.slots = engines.map((engine) => ({ engine, number: undefined, generation: 0, failed: false }))
+    this.slots = engines.map((engine) => ({
+      engine,
+      number: undefined,
+      generation: 0,
+      failed: false,
+      reads: new Semaphore(readsMax),
+    }))
     for (const slot of this.slots) {
       slot.engine.onFailed((reason) => {
         slot.failed = true
         log.error('disk failed', { disk: slot.engine.id, path: slot.engine.path, reason: reason.message })
         onChange()
       })
+      slot.engine.onHealth(onChange)
     }
   }
 
@@ -98,12 +124,17 @@ export class Disks {
     return slot.failed ? 'failed' : slot.engine.status().state
   }
 
+  /** True when no disk is left that serves anything. */
+  get allFailed(): boolean {
+    return this.slots.every((slot) => slot.failed)
+  }
+
   /** The disk with this number, or undefined. */
   find(number: DiskNumber): DiskSlot | undefined {
     return this.slots.find((slot) => slot.number === number)
   }
 
-  /** The disk a new chunk goes to; 0: the one with most room. */
+  /** The disk a new chunk goes to; 0: the one with most room, one that is suspect only when there is no other. */
   forPut(number: DiskNumber): DiskSlot {
     if (number !== 0) {
       const slot = this.find(number)
@@ -112,27 +143,27 @@ export class Disks {
       return slot
     }
     let best: DiskSlot | undefined
-    let bestFree = -1
+    let bestFree = Number.NEGATIVE_INFINITY
     for (const slot of this.slots) {
-      if (slot.number === undefined || this.stateOf(slot) === 'failed' || this.stateOf(slot) === 'read-only') continue
-      const { capacityBytes, usedBytes } = slot.engine.status()
-      if (capacityBytes - usedBytes > bestFree) {
-        best = slot
-        bestFree = capacityBytes - usedBytes
-      }
+      const { state, capacityBytes, usedBytes } = slot.engine.status()
+      if (slot.number === undefined || slot.failed || state === 'failed' || state === 'read-only') continue
+      const freeBytes = capacityBytes - usedBytes - (state === 'suspect' ? Number.MAX_SAFE_INTEGER : 0)
+      if (freeBytes <= bestFree) continue
+      best = slot
+      bestFree = freeBytes
     }
     if (best === undefined) throw new StoreError('DISK_FAILED', 'store a chunk: no disk of this node takes chunks')
     return best
   }
 
   /** Opens a chunk on disk `number` (0: whichever has it). NOT_FOUND when none has. */
-  async openRead(number: DiskNumber, id: ChunkId, offset: number, length: number): Promise<ChunkReader> {
+  async openRead(number: DiskNumber, id: ChunkId, offset: number, length: number): Promise<OpenRead> {
     if (id === 0) throw new StoreError('INVALID_ARGUMENT', 'read a chunk: 0 is not a chunk id')
     let reason: unknown = new StoreError('NOT_FOUND', `read chunk ${id}: this node does not hold it`)
     for (const slot of this.slots) {
       if (slot.failed || (number !== 0 && slot.number !== number)) continue
       try {
-        return await slot.engine.openRead(id, offset, length)
+        return { reader: await slot.engine.openRead(id, offset, length), slot }
       } catch (error) {
         reason = error
         if (!(error instanceof StoreError) || error.code !== 'NOT_FOUND') break

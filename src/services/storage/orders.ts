@@ -143,7 +143,8 @@ export class Orders {
   }
 
   #slotOf(message: MetaOrder): DiskSlot {
-    const body = message.reportRange ?? message.check ?? message.copy ?? message.verify ?? message.delete
+    const body =
+      message.reportRange ?? message.check ?? message.copy ?? message.verify ?? message.delete ?? message.scrub
     if (!body) throw new StoreError('INCOMPATIBLE_VERSION', 'this order is of a kind that this node does not know')
     const slot = this.#disks.find(safeCounter(body.disk, 'disk'))
     if (slot === undefined) throw new StoreError('NOT_FOUND', `this node has no disk ${body.disk}`)
@@ -165,6 +166,7 @@ export class Orders {
     if (message.verify) return this.#verify(slot, chunkIds(message.verify.ids), chunkRoots(message.verify), signal)
     if (message.delete) return this.#delete(slot, message.delete, signal)
     if (message.copy) return this.#copy(slot, message.copy, signal)
+    if (message.scrub) return directScrub(slot, message.scrub)
     throw new StoreError('INCOMPATIBLE_VERSION', 'this order is of a kind that this node does not know')
   }
 
@@ -226,6 +228,14 @@ export class Orders {
     }
     return { bytes: await copyChunk(this.#env, slot.engine, copy, signal) }
   }
+}
+
+function directScrub({ engine }: DiskSlot, { action }: holdfast.v1.Scrub): Outcome {
+  if (action === 'start') engine.startScrub()
+  else if (action === 'pause') engine.pauseScrub()
+  else if (action === 'resume') engine.resumeScrub()
+  else throw new StoreError('INCOMPATIBLE_VERSION', `this node cannot ${JSON.stringify(action.slice(0, 20))} its scrub`)
+  return {}
 }
 
 function chunkIds(ids: readonly number[]): ChunkId[] {

@@ -5,11 +5,11 @@
  * above them is answered OVERLOADED.
  */
 
-import { Semaphore } from '../../base/async/semaphore.ts'
 import { concatBytes } from '../../base/bytes.ts'
 import { StoreError } from '../../model/errors.ts'
 import type { NodeId, ZoneId } from '../../model/ids.ts'
 import { limits } from '../../model/limits.ts'
+import { diskStates } from '../../model/words.ts'
 import type { Env } from '../../ports/env.ts'
 import type { Sample } from '../../ports/metrics.ts'
 import type { CallContext, NetServer } from '../../ports/net.ts'
@@ -19,7 +19,8 @@ import { storageMethods } from '../../wire/methods.ts'
 import { Attach } from './attach.ts'
 import { Waiting } from './bounds.ts'
 import { serveChunkStream } from './chunk-stream.ts'
-import { Disks } from './disks.ts'
+import { type DiskFault, Disks } from './disks.ts'
+import { scrubSamples } from './scrub-report.ts'
 import { finishPut, planPut, type PutDoneOut } from './put.ts'
 import type { ChunkReader, DiskEngine } from './types.ts'
 
@@ -27,8 +28,6 @@ import type { ChunkReader, DiskEngine } from './types.ts'
 const streamsMax = 1024
 /** Bytes held for puts that wait for room in an arena. */
 const waitingBytesMax = 32 * 1024 * 1024
-/** Pieces read from disk at once. */
-const readsMax = 16
 
 export interface StorageNodeConfig {
   readonly id: NodeId
@@ -38,6 +37,8 @@ export interface StorageNodeConfig {
   readonly meta: readonly string[]
   readonly heartbeatMs: number
   readonly metaSilenceMs: number
+  /** Directories that could not be opened, for meta to know. */
+  readonly faults?: readonly DiskFault[]
 }
 
 export interface StorageNode {
@@ -47,6 +48,8 @@ export interface StorageNode {
   start(addresses?: readonly string[]): void
   /** Says goodbye, refuses new puts, closes the disks in order. */
   stop(): Promise<void>
+  /** True while an I/O of a failed disk has not returned: the process cannot exit in order before it does. */
+  readonly hung: boolean
   /** True while the node takes reads and writes. */
   ready(): boolean
   /** Why it does not, in a few words; undefined while it does. */
@@ -83,7 +86,6 @@ class StorageNodeService implements StorageNode {
   readonly #disks: Disks
   readonly #onFatal: (error: StoreError) => void
   readonly #waiting = new Waiting(waitingBytesMax)
-  readonly #reads = new Semaphore(readsMax)
   #attach: Attach | undefined
   #inflightBytes = 0
   #streams = 0
@@ -114,7 +116,6 @@ class StorageNodeService implements StorageNode {
         disks: this.#disks,
         clock: this.#env.clock,
         waiting: this.#waiting,
-        reads: this.#reads,
         inflight: (deltaBytes) => {
           this.#inflightBytes += deltaBytes
         },
@@ -155,12 +156,12 @@ class StorageNodeService implements StorageNode {
     const length = safeCounter(request.length, 'length', limits.chunkBytesMax)
     const offset = safeCounter(request.offset, 'offset', limits.chunkBytesMax)
     const id = safeCounter(request.id, 'id')
-    const reader = await this.#disks.openRead(safeCounter(request.disk, 'disk'), id, offset, length)
+    const { reader } = await this.#disks.openRead(safeCounter(request.disk, 'disk'), id, offset, length)
     return readWhole(reader)
   }
 
   start(addresses: readonly string[] = this.#config.advertise): void {
-    const { id, zone, meta, heartbeatMs, metaSilenceMs } = this.#config
+    const { id, zone, meta, heartbeatMs, metaSilenceMs, faults = [] } = this.#config
     this.#attach = new Attach(this.#env, this.#disks, {
       id,
       zone,
@@ -168,6 +169,7 @@ class StorageNodeService implements StorageNode {
       meta,
       heartbeatMs,
       metaSilenceMs,
+      faults,
       inflightBytes: () => this.#inflightBytes,
       onFatal: this.#onFatal,
     })
@@ -189,6 +191,10 @@ class StorageNodeService implements StorageNode {
     }
   }
 
+  get hung(): boolean {
+    return this.#engines.some((engine) => engine.hung === true)
+  }
+
   ready(): boolean {
     return this.notReady() === undefined
   }
@@ -196,17 +202,25 @@ class StorageNodeService implements StorageNode {
   notReady(): string | undefined {
     if (this.#stopped) return 'stopping'
     if (this.#attach === undefined) return 'starting'
+    if (this.#disks.allFailed) return 'every disk of it has failed'
     return this.#attach.attached ? undefined : 'no contact with meta'
   }
 
   samples(): readonly Sample[] {
     return this.#engines.flatMap((engine) => {
-      const { capacityBytes, usedBytes, chunks } = engine.status()
+      const { state, capacityBytes, usedBytes, chunks } = engine.status()
       const labels = { disk: engine.id, path: engine.path }
       return [
         { name: 'holdfast_disk_capacity_bytes', help: 'Size of the filesystem.', value: capacityBytes, labels },
         { name: 'holdfast_disk_used_bytes', help: 'Bytes in use on the filesystem.', value: usedBytes, labels },
         { name: 'holdfast_disk_chunks', help: 'Replicas on the disk.', value: chunks, labels },
+        ...scrubSamples(engine),
+        ...diskStates.map((one) => ({
+          name: 'holdfast_disk_state',
+          help: '1 for the state that the disk is in, 0 for the others.',
+          value: one === state ? 1 : 0,
+          labels: { ...labels, state: one },
+        })),
       ]
     })
   }

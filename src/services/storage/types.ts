@@ -4,7 +4,7 @@
  */
 
 import type { ChunkId } from '../../model/ids.ts'
-import type { DiskState } from '../../model/words.ts'
+import type { DiskState, ScrubState } from '../../model/words.ts'
 
 export interface PutRequest {
   readonly id: ChunkId
@@ -53,15 +53,58 @@ export interface ChunkReader {
   close(): void
 }
 
+/** How quick the disk was in the last minute: nine in ten took at most so long; 0 when there were none. */
+export interface DiskSpeed {
+  readonly syncMs: number
+  readonly readMs: number
+  /** I/O errors within the window that health looks at. */
+  readonly errors: number
+}
+
 export interface DiskStatus {
   readonly state: DiskState
+  /** Why it is in this state, one line; empty when it is ok. */
+  readonly reason: string
+  readonly speed: DiskSpeed
   /** Of the filesystem. */
   readonly capacityBytes: number
   readonly usedBytes: number
   /** Bytes that new chunks may still take, net of the reserve. */
   readonly freeForNewBytes: number
+  /** Bytes of the log that hold chunks, those in quarantine included. */
+  readonly liveBytes: number
+  /** Bytes of deleted chunks in extents that are in use: compaction gives them back, unless a part of the extent is in quarantine. */
+  readonly reclaimableBytes: number
   readonly chunks: number
   readonly chunkIdMax: number
+}
+
+/** How the scrub of a disk stands. Times are wall clock milliseconds, 0: never. */
+export interface ScrubStatus {
+  /** `off`: nothing is scrubbed unless asked for. `resting`: the pass is done and the next one not due. */
+  readonly state: ScrubState
+  /** Number of the pass, from 1; 0 before the first one. */
+  readonly pass: number
+  readonly scannedBytes: number
+  /** Bytes of use that the pass covers. */
+  readonly totalBytes: number
+  /** Of about the last minute. */
+  readonly rateBytesPerSecond: number
+  /** By how much the pass will be older than the target period when it is done, as things go; 0 on target. */
+  readonly debtSeconds: number
+  readonly startedMs: number
+  /** When the last full pass was done. */
+  readonly finishedMs: number
+  /** Replicas found not intact since the start, by anyone, and those kept in quarantine from before. */
+  readonly findings: number
+  /** Small chunks of which one of the two copies was renewed from the other one. */
+  readonly healed: number
+  /** Waiting to be looked at before the pass goes on. */
+  readonly suspects: number
+  /** Reads go past the page cache; false where the filesystem cannot, and damage on the disk may hide behind cached pages. */
+  readonly direct: boolean
+  /** Damaged extents, a line each; a few. */
+  readonly notes: readonly string[]
 }
 
 export interface DiskEngine {
@@ -81,6 +124,8 @@ export interface DiskEngine {
    * WRONG_CLUSTER when it has another cluster or node.
    */
   adopt(clusterId: string, nodeId: string, incarnation?: number): Promise<void>
+  /** True while an I/O that was given up has not returned: the process cannot exit in order before it does. */
+  readonly hung?: boolean
   status(): DiskStatus
   /** Waits for room in the arena (bounded; OVERLOADED when too many wait). NO_SPACE below the reserve. */
   beginPut(request: PutRequest, signal: AbortSignal): Promise<ChunkWriter>
@@ -97,10 +142,20 @@ export interface DiskEngine {
   list(from: ChunkId, to: ChunkId, limit: number): Promise<{ ids: ChunkId[]; until: ChunkId }>
   /** Durable when it resolves. Unknown ids are fine. */
   delete(ids: readonly ChunkId[]): Promise<void>
+  scrub(): ScrubStatus
+  /** Begins a pass now, as fast as is allowed; one that is under way begins again. Ends a pause. */
+  startScrub(): void
+  /** No scrub until `resumeScrub`, for a day at most. */
+  pauseScrub(): void
+  resumeScrub(): void
+  /** The scrub looks at this chunk before anything else. */
+  suspect(id: ChunkId): void
   /** Called when a replica was found corrupt, with one line that says what. */
   onCorrupt(handler: (id: ChunkId, finding: string) => void): void
   /** Called once when the disk refuses service (fsync failed, EIO): its replicas are lost. */
   onFailed(handler: (reason: Error) => void): void
+  /** Called after each change of the state that `status` gives. */
+  onHealth(handler: () => void): void
   /** Clean stop: waits for what runs, checkpoints, writes the closing watermark. */
   close(): Promise<void>
 }

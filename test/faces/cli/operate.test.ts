@@ -56,7 +56,15 @@ describe('operators’ commands', () => {
   })
 
   it('have help with examples, and end with 2 when they are used wrongly, in one line', async () => {
-    for (const command of ['meta add', 'meta remove', 'meta transfer', 'quota set', 'upgrade', 'deletes resume']) {
+    for (const command of [
+      'meta add',
+      'meta remove',
+      'meta transfer',
+      'quota set',
+      'upgrade',
+      'deletes resume',
+      'scrub start',
+    ]) {
       const { code, out } = await run(...command.split(' '), '--help')
       expect(code).to.equal(0)
       expect(out, command).to.match(/Usage: holdfast [^]*--json[^]*--timeout[^]*Examples:\n {2}holdfast /)
@@ -235,6 +243,55 @@ describe('operators’ commands', () => {
       expect(fake.held).to.equal(true)
       expect(await json('deletes', 'resume', '--yes')).to.deep.include({ held: false })
       expect((await run('deletes', 'resume')).code, 'nothing is held').to.equal(0)
+    })
+  })
+
+  describe('scrub', () => {
+    it('shows progress, rate, debt and findings, of each disk and in total', async () => {
+      const report = { state: 'running', pass: 2, totalBytes: 2 ** 30, startedMs: 1_700_000_000_000, findings: 1 }
+      fake.scrub = {
+        scannedBytes: 2 ** 29,
+        totalBytes: 2 ** 31,
+        bytesPerSecond: 2 ** 20,
+        debtSeconds: 7200,
+        found: 300,
+        open: 1,
+        disks: [
+          {
+            node: 's1',
+            disk: 1,
+            report: { ...report, scannedBytes: 2 ** 29, bytesPerSecond: 2 ** 20, debtSeconds: 7200 },
+          },
+          { node: 's2', disk: 2, report: { state: 'paused', direct: true, notes: ['extent 4: damaged'] } },
+        ],
+        findings: [
+          { finding: { chunk: 65_536, node: 's1', disk: 1, finding: 'block 1', foundMs: 1 }, state: 'quarantined' },
+          { finding: { chunk: 65_537, node: 's2', disk: 2, finding: 'block 2' }, state: 'repaired', source: 's3' },
+        ],
+      }
+      const { code, out, err } = await run('scrub', 'status')
+      expect(code, err).to.equal(0)
+      expect(out).to.match(/^scrub: 25 % of 2.0 GiB, 1.0 MiB\/s, debt 2h 00m, paused on 1 disk; 300 findings, 1 open\n/)
+      expect(out).to.match(
+        /s1 +1 +running +2 +50 % of 1.0 GiB +1.0 MiB\/s +2h 00m +2023-11-14 22:13:20 +never +1 +page cache\n/,
+      )
+      expect(out).to.include('! s2, disk 2: extent 4: damaged\n')
+      expect(out).to.match(
+        /corrupt replicas, the newest 2 of 300:\n[^]*s1 +1 +quarantined +block 1\n[^]*repaired from s3/,
+      )
+      const status = await json('scrub', 'status')
+      expect(status).to.deep.include({ found: 300, open: 1, debtSeconds: 7200 })
+      expect((status['disks'] as Record<string, unknown>[])[1]).to.deep.include({ node: 's2', direct: true, pass: 0 })
+      expect((status['findings'] as Record<string, unknown>[])[0]).to.deep.include({ source: null, node: 's1' })
+    })
+
+    it('begins, pauses and goes on, everywhere or on one node, and fails when a disk does not take it', async () => {
+      expect((await run('scrub', 'start')).out).to.equal('scrub of 4 disks: a pass begins\n')
+      expect(await json('scrub', 'pause', '--node', 's1')).to.deep.equal({ disks: 1, refused: [] })
+      const { code, out } = await run('scrub', 'resume', '--node', 's4')
+      expect([code, out]).to.deep.equal([5, 'scrub of 1 disk: goes on\n! not on s4, disk 4: too old\n'])
+      expect((await run('scrub', 'start', '--node', 'S 4')).code).to.equal(2)
+      expect(fake.directed).to.deep.equal(['start all', 'pause s1', 'resume s4'])
     })
   })
 

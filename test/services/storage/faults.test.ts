@@ -171,6 +171,81 @@ describe('storage node in trouble', () => {
     expect(node.ready()).equal(true)
   })
 
+  it('serves on with its other disk, on the same stream, while one hangs; who waits for that one is answered', async () => {
+    let hanging = false
+    const hang = (file: ExtentFile): ExtentFile => {
+      const [sync, read] = [file.sync.bind(file), file.read.bind(file)]
+      file.sync = () => (hanging ? new Promise(() => undefined) : sync())
+      file.read = (into, offset) => (hanging ? new Promise(() => undefined) : read(into, offset))
+      return file
+    }
+    world.wrapExtents = (files) => {
+      world.wrapExtents = (others) => others
+      return {
+        ...files,
+        open: async (number) => hang(await files.open(number)),
+        create: async (number, size) => hang(await files.create(number, size)),
+      }
+    }
+    world.diskOptions = { health: { suspectMs: 300, failMs: 1500 }, ioAtOnce: 4 }
+    const { address } = await ready({ disks: 2 })
+    const client = new ChunkClient(world.theEnv(), address)
+    const bytes = chunkBytes(100_000)
+    client.put(1, { id: 1, disk: 1 }, bytes)
+    client.put(2, { id: 2, disk: 2 }, bytes)
+    await until(() => client.done.has(1) && client.done.has(2), 'both disks take chunks')
+    hanging = true
+    // More than a stream delivers at once, and more than a node reads at once.
+    for (let i = 100; i < 130; i++) client.stream.send({ request: i, get: { id: 1, disk: 1 } })
+    client.put(3, { id: 3, disk: 1 }, bytes)
+    for (let i = 0; i < 20; i++) client.put(200 + i, { id: 200 + i, disk: 2 }, bytes)
+    for (let i = 0; i < 20; i++) client.stream.send({ request: 300 + i, get: { id: 2, disk: 2 } })
+    const others = (): boolean =>
+      Array.from({ length: 20 }, (_, i) => client.done.has(200 + i) && client.complete(300 + i)).every(Boolean)
+    await until(others, 'the other disk serves')
+    expect(client.answered(3)).equal(false)
+    const state = (): string | undefined => world.meta.heartbeats().at(-1)?.disks[0]?.state
+    await until(() => client.answered(3) && state() === 'failed', 'the disk that hangs is given up')
+    expect(client.failures.get(3)?.code).equal('DISK_FAILED')
+    await until(() => [...Array(30)].every((_, i) => client.complete(100 + i)), 'its readers are answered')
+    expect(world.meta.heartbeats().some((beat) => beat.disks[0]?.state === 'suspect')).equal(true)
+    expect(world.meta.heartbeats().at(-1)?.disks[0]?.reason).match(/no answer within/)
+    expect(world.meta.heartbeats().at(-1)?.disks[1]?.state).equal('ok')
+    expect(world.meta.heartbeats().every((beat) => beat.corrupt.length === 0)).equal(true)
+  })
+
+  it('stays up and says so when all its disks have failed', async () => {
+    let failing = false
+    world.wrapExtents = (files) => {
+      const wrap = (file: ExtentFile): ExtentFile => {
+        const write = file.write.bind(file)
+        file.write = (data, offset) => (failing ? Promise.reject(new Error('EIO: i/o error')) : write(data, offset))
+        return file
+      }
+      return {
+        ...files,
+        open: async (number) => wrap(await files.open(number)),
+        create: async (number, size) => wrap(await files.create(number, size)),
+      }
+    }
+    const { address, node } = await ready({ disks: 2 })
+    failing = true
+    const client = new ChunkClient(world.theEnv(), address)
+    const bytes = chunkBytes(100_000)
+    for (const disk of [1, 2]) client.put(disk, { id: disk, disk }, bytes)
+    await until(() => client.answered(1) && client.answered(2), 'both are answered')
+    expect(node.notReady()).match(/every disk of it has failed/)
+    const told = (): string | undefined =>
+      world.meta
+        .heartbeats()
+        .at(-1)
+        ?.disks.map((disk) => disk.state)
+        .join()
+    await until(() => told() === 'failed,failed', 'meta hears of it')
+    const states = node.samples().filter(({ name, value }) => name === 'holdfast_disk_state' && value === 1)
+    expect(states.map(({ labels }) => labels?.['state'])).deep.equal(['failed', 'failed'])
+  })
+
   it('serves on with its other disk when one cannot take the incarnation of a recovered cluster', async () => {
     let readOnly = false
     world.wrapFiles = (files) => {

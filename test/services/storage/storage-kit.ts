@@ -24,6 +24,7 @@ import type { Hasher } from '../../../src/ports/hasher.ts'
 import type { Duplex } from '../../../src/ports/net.ts'
 import { openDisk } from '../../../src/services/storage/engine/disk.ts'
 import { createStorageNode, type StorageNode } from '../../../src/services/storage/storage.ts'
+import type { DiskOptions } from '../../../src/services/storage/engine/types.ts'
 import type { DiskEngine } from '../../../src/services/storage/types.ts'
 import type { holdfast } from '../../../src/wire/messages.ts'
 import { nodeMethods, storageMethods } from '../../../src/wire/methods.ts'
@@ -110,6 +111,8 @@ export class World {
   hasher: Hasher | undefined
   /** What a disk opened from now on sees of its extent files. */
   wrapExtents: (files: ExtentFiles) => ExtentFiles = (files) => files
+  /** Options of a disk opened from now on. */
+  diskOptions: Partial<DiskOptions> = {}
   /** The same for its small files. */
   wrapFiles: (files: Files) => Files = (files) => files
 
@@ -144,7 +147,13 @@ export class World {
     const extents = this.wrapExtents(await openExtentFiles(path))
     return openDisk(
       { ...env, files: this.wrapFiles(createFiles(path)), extents, kv: createLevelFactory(path) },
-      { path, extentBytes: 64 * 1024 * 1024, reserveBytes: 0, ...(arenaBytes === undefined ? {} : { arenaBytes }) },
+      {
+        path,
+        extentBytes: 64 * 1024 * 1024,
+        reserveBytes: 0,
+        ...(arenaBytes === undefined ? {} : { arenaBytes }),
+        ...this.diskOptions,
+      },
     )
   }
 

@@ -40,11 +40,17 @@ export class Checkpointer {
   #reclaim: Timer | undefined
   #reclaimDue = false
   readonly #emptied = new Map<number, Position>()
+  readonly #unsettled = new Set<number>()
 
   constructor(parts: CheckpointerParts, position: Position, chain: Uint8Array) {
     this.#parts = parts
     this.#position = position
     this.#chain = chain
+  }
+
+  /** Everything before it is synced and in the index. */
+  get position(): Position {
+    return this.#position
   }
 
   /** An index batch is about to be written: no position can be taken until `applied`. */
@@ -60,7 +66,6 @@ export class Checkpointer {
     this.#headBytes += headBytes
     this.#position = position
     this.#chain = chain
-    if (position.extent !== before.extent) this.emptied(before.extent)
     if (this.#headBytes >= headBytesMax || this.#logBytes >= logBytesMax || this.#reclaimDue) this.#start()
   }
 
@@ -77,10 +82,10 @@ export class Checkpointer {
   }
 
   #start(): void {
-    if (this.#running !== undefined || this.#parts.gate.failure !== undefined || this.#parts.gate.closing) return
+    if (this.#running !== undefined || this.#parts.gate.refusal !== undefined || this.#parts.gate.closing) return
     this.#running = this.#save(false)
       .catch((error: unknown) => {
-        this.#parts.gate.fail('saving the index', error)
+        this.#parts.gate.stop('saving the index', error)
       })
       .finally(() => {
         this.#running = undefined
@@ -104,9 +109,31 @@ export class Checkpointer {
     await index.saveCheckpoint({ extent, offset, chain: this.#chain.slice(), chunks: ledger.chunks, clean }, figures)
     for (const [emptied, at] of this.#emptied) {
       if (emptied >= extent || comparePositions(at, position) > 0) continue
-      this.#emptied.delete(emptied)
-      if (ledger.liveBytes(emptied) === 0) table.retire(emptied)
+      if (ledger.liveBytes(emptied) > 0) this.#emptied.delete(emptied)
+      else if (ledger.tombstones.settled(emptied, (other) => table.has(other))) this.#retire(emptied)
+      else this.#unsettled.add(emptied)
     }
+    if (this.#unsettled.size > 0) ledger.booked()
+  }
+
+  #retire(extent: number): void {
+    this.#emptied.delete(extent)
+    this.#unsettled.delete(extent)
+    this.#parts.ledger.retired(extent)
+    this.#parts.table.retire(extent)
+  }
+
+  /** An empty extent that may hide older copies of chunks: it has to be looked through before it is retired. */
+  get unsettled(): number | undefined {
+    for (const extent of this.#unsettled) return extent
+    return undefined
+  }
+
+  /** What the empty extent hides has been said again, before now: the next checkpoint retires it. */
+  settled(extent: number): void {
+    this.#unsettled.delete(extent)
+    this.#parts.ledger.tombstones.forget(extent)
+    this.emptied(extent)
   }
 
   stop(): void {

@@ -18,12 +18,17 @@ import {
   encodeExtentRecord,
   type IndexChange,
 } from '../../../core/chunk/index-record.ts'
-import { indexKeys, numberOfKey } from '../../../core/chunk/keyspace.ts'
+import { indexKeys, isQuarantineKey, numberOfKey } from '../../../core/chunk/keyspace.ts'
+import { decodeScrubCursor, encodeScrubCursor, type ScrubCursor } from '../../../core/chunk/scrub.ts'
 import type { Freed } from '../../../core/chunk/record.ts'
 import type { Sum } from '../../../core/chunk/sums.ts'
 import { getU64 } from '../../../base/bytes.ts'
 import type { ChunkId } from '../../../model/ids.ts'
 import type { Kv, KvOperation } from '../../../ports/kv.ts'
+import { IndexMemory } from './index-memory.ts'
+
+/** Ids with quarantined bytes that are remembered. */
+const quarantinesMax = 65_536
 
 /** What the index says of an id. `damaged`: there is a record and it does not check out. */
 export type Held =
@@ -34,30 +39,79 @@ export type Held =
 export class ChunkIndex {
   readonly #kv: Kv
   readonly #sum: Sum
+  readonly #memory = new IndexMemory()
+  /** Ids that have or had quarantined bytes: those since the start, and all once the rest was read. */
+  readonly #quarantined = new Set<ChunkId>()
+  #quarantinesRead: Promise<void> | undefined
 
   constructor(kv: Kv, sum: Sum) {
     this.#kv = kv
     this.#sum = sum
   }
 
-  async get(id: ChunkId): Promise<Held> {
-    const value = await this.#kv.get(indexKeys.chunk(id))
-    if (value === undefined) return { kind: 'none' }
-    const record = decodeChunkRecord(id, value, this.#sum)
+  /** `fresh`: what the index has, not what is remembered of it. */
+  async get(id: ChunkId, fresh = false): Promise<Held> {
+    if (!fresh && this.#memory.isAbsent(id)) return { kind: 'none' }
+    const remembered = fresh ? undefined : this.#memory.recall(id)
+    if (remembered !== undefined) return { kind: 'held', record: remembered }
+    const reading = this.#memory.startReading(id)
+    let record: ChunkRecord | undefined
+    let value: Uint8Array | undefined
+    try {
+      value = await this.#kv.get(indexKeys.chunk(id))
+      if (value !== undefined) record = decodeChunkRecord(id, value, this.#sum)
+    } finally {
+      this.#memory.endReading(reading, record, value?.length ?? 0)
+    }
+    if (value === undefined) {
+      await this.#learnBlock(id)
+      return { kind: 'none' }
+    }
     return record === undefined ? { kind: 'damaged' } : { kind: 'held', record }
   }
 
+  /** Looks once for the highest id held near `id`, so that new ids above it need no look-up. */
+  async #learnBlock(id: ChunkId): Promise<void> {
+    const block = this.#memory.unknownBlock(id)
+    if (block === undefined) return
+    const { from, to } = block
+    try {
+      let highest = 0
+      const range = { gte: indexKeys.chunk(from), lt: indexKeys.chunk(to), reverse: true, limit: 1 }
+      for await (const { key } of this.#kv.iterate(range)) highest = numberOfKey(key)
+      this.#memory.blockKnown(from, highest)
+    } catch (error) {
+      this.#memory.blockUnknown(from)
+      throw error
+    }
+  }
+
   async has(id: ChunkId): Promise<boolean> {
+    if (this.#memory.isAbsent(id)) return false
     return (await this.#kv.get(indexKeys.chunk(id))) !== undefined
   }
 
   /** Places of quarantined bytes under `id`, as a record that deletes them names them. */
   async quarantinesOf(id: ChunkId): Promise<Freed[]> {
+    this.#quarantinesRead ??= this.#readQuarantines()
+    await this.#quarantinesRead
+    if (this.#quarantined.size <= quarantinesMax && !this.#quarantined.has(id)) return []
     const out: Freed[] = []
     for await (const { key, value } of this.#kv.iterate(indexKeys.quarantinesOf(id))) {
       // A damaged record leaves its span in the books: space that is lost until the index is rebuilt, never data.
       const span = decodeQuarantine(key, value, this.#sum)?.location.span ?? 0
       out.push({ extent: getU64(key, 9), payload: getU64(key, 17), span, held: false })
+    }
+    return out
+  }
+
+  /** Quarantined bytes by extent. A damaged record counts as one byte: its extent is kept. */
+  async quarantinedBytes(): Promise<Map<number, number>> {
+    const out = new Map<number, number>()
+    for await (const { key, value } of this.#kv.iterate(indexKeys.quarantines())) {
+      const extent = getU64(key, 9)
+      const span = decodeQuarantine(key, value, this.#sum)?.location.span ?? 1
+      out.set(extent, (out.get(extent) ?? 0) + span)
     }
     return out
   }
@@ -91,9 +145,24 @@ export class ChunkIndex {
     return 0
   }
 
+  /** Quarantine is rare, deletes are not: what is known to have none is not looked up. */
+  async #readQuarantines(): Promise<void> {
+    const range = { ...indexKeys.quarantines(), limit: quarantinesMax + 1 }
+    for await (const { key } of this.#kv.iterate(range)) this.#quarantined.add(numberOfKey(key))
+  }
+
   /** Writes changes, unsynced. Callers keep one call in flight. */
-  apply(changes: readonly IndexChange[]): Promise<void> {
-    return this.#kv.batch(changes as readonly KvOperation[], { sync: false })
+  async apply(changes: readonly IndexChange[]): Promise<void> {
+    this.#memory.changing(changes)
+    for (const { type, key } of changes) {
+      const added = type === 'put' && isQuarantineKey(key)
+      if (added && this.#quarantined.size <= quarantinesMax) this.#quarantined.add(numberOfKey(key))
+    }
+    try {
+      await this.#kv.batch(changes as readonly KvOperation[], { sync: false })
+    } finally {
+      this.#memory.changed(changes)
+    }
   }
 
   /** The checkpoint, `damaged` when it does not check out, undefined when there is none. */
@@ -115,15 +184,48 @@ export class ChunkIndex {
   }
 
   /** Makes all changes whose `apply` has returned durable, then the checkpoint and the changed figures with it. */
-  async saveCheckpoint(checkpoint: Checkpoint, live: readonly (readonly [number, number])[]): Promise<void> {
+  async saveCheckpoint(
+    checkpoint: Checkpoint,
+    live: readonly (readonly [number, number | undefined])[],
+  ): Promise<void> {
     await this.#kv.flush()
     const operations: KvOperation[] = live.map(([extent, bytes]) =>
-      bytes === 0
+      bytes === undefined
         ? { type: 'del', key: indexKeys.extent(extent) }
         : { type: 'put', key: indexKeys.extent(extent), value: encodeExtentRecord(extent, bytes, this.#sum) },
     )
     operations.push({ type: 'put', key: indexKeys.checkpoint(), value: encodeCheckpoint(checkpoint, this.#sum) })
     await this.#kv.batch(operations, { sync: true })
+  }
+
+  /** True when the bytes at this place are kept under quarantine. */
+  async isQuarantined(id: ChunkId, extent: number, payload: number): Promise<boolean> {
+    return (await this.#kv.get(indexKeys.quarantine(id, extent, payload))) !== undefined
+  }
+
+  /** Quarantined bytes, by id, at most `limit`; a damaged record gives neither place nor finding. */
+  async quarantines(limit: number): Promise<{ id: ChunkId; extent: number; finding: string | undefined }[]> {
+    const out: { id: ChunkId; extent: number; finding: string | undefined }[] = []
+    for await (const { key, value } of this.#kv.iterate({ ...indexKeys.quarantines(), limit })) {
+      out.push({
+        id: numberOfKey(key),
+        extent: getU64(key, 9),
+        finding: decodeQuarantine(key, value, this.#sum)?.finding,
+      })
+    }
+    return out
+  }
+
+  /** Where the scrub was; undefined when that is not known. */
+  async scrubCursor(): Promise<ScrubCursor | undefined> {
+    const value = await this.#kv.get(indexKeys.scrubCursor())
+    return value === undefined ? undefined : decodeScrubCursor(value, this.#sum)
+  }
+
+  /** Not synced: a cursor that is lost only repeats work. */
+  saveScrubCursor(cursor: ScrubCursor): Promise<void> {
+    const value = encodeScrubCursor(cursor, this.#sum)
+    return this.#kv.batch([{ type: 'put', key: indexKeys.scrubCursor(), value }], { sync: false })
   }
 
   close(): Promise<void> {

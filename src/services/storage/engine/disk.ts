@@ -11,44 +11,40 @@
 
 import { equalBytes } from '../../../base/bytes.ts'
 import { Semaphore } from '../../../base/async/semaphore.ts'
-import { blockSumsOf, type Sum } from '../../../core/chunk/sums.ts'
-import { type ChunkRecord, freedBy } from '../../../core/chunk/index-record.ts'
+import type { Sum } from '../../../core/chunk/sums.ts'
+import { diskHealthTimes } from '../../../core/health/disk.ts'
+import { freedBy } from '../../../core/chunk/index-record.ts'
 import type { Freed } from '../../../core/chunk/record.ts'
 import type { DiskIdentity } from '../../../core/chunk/identity.ts'
 import { asStoreError, isStoreError, StoreError } from '../../../model/errors.ts'
 import { type ChunkId, formatChunkId } from '../../../model/ids.ts'
-import type { ChunkReader, ChunkWriter, DiskEngine, DiskStatus, PutRequest, PutResult } from '../types.ts'
+import type { ChunkReader, ChunkWriter, DiskEngine, DiskStatus, PutRequest, PutResult, ScrubStatus } from '../types.ts'
+import type { Room } from '../../../core/chunk/compaction.ts'
 import { Arena } from './arena.ts'
-import type { HeldExtent } from './extent-table.ts'
+import { compactionDefaults, Compactor } from './compactor.ts'
+import { keptOfReserve } from './extent-table.ts'
 import { adoptIdentity } from './identity-file.ts'
+import { forgetRebuild, readMark, wantRebuild } from './index-state.ts'
 import { KeyedLocks } from './keyed-locks.ts'
-import { lostAt, type LostExtents, walkLost } from './lost-extents.ts'
 import type { LogItem } from './log-writer.ts'
 import { assembleDisk, type DiskParts } from './open.ts'
+import { IoWatch, watchExtents, watchFiles, watchKv } from './health-io.ts'
+import { Probe } from './health-probe.ts'
 import { checkPut, slotBytes, SlotWriter } from './put.ts'
 import { blockRange, ExtentReader, InlineReader, type ReadParts } from './read.ts'
+import { isRoot, placeUnknown, Replicas } from './replicas.ts'
+import { Scrubber } from './scrubber.ts'
 import { type DiskDeps, DiskGate, type DiskOptions } from './types.ts'
-import { Verifier, verifyBufferBytes } from './verify.ts'
+import { Work } from './work.ts'
 
 const arenaBytesDefault = 64 * 1024 * 1024
 /** Reads of extents that run at once: they share the process's I/O threads with the log's writes. */
 const readsMax = 8
+const probeMsDefault = 10_000
+/** A disk that clients used so lately is busy. */
+const busyMs = 1000
 /** Ids deleted by one batch of log records. */
 const deleteBatch = 1024
-/** What goes with an index record that does not check out: one chunk less, and no bytes that we know of. */
-const placeUnknown: Freed = { extent: 0, payload: 0, span: 0, held: true }
-/** Findings kept until somebody listens; what is more shows in the full report that follows every start of a node. */
-const findingsMax = 1024
-
-/** True when the chunk has this root, or none is asked for. */
-function isRoot(record: ChunkRecord, root: Uint8Array | undefined): boolean {
-  return root === undefined || root.length === 0 || equalBytes(record.root, root)
-}
-
-interface Stored {
-  readonly record: ChunkRecord
-  readonly held: HeldExtent
-}
 
 class Disk implements DiskEngine {
   readonly path: string
@@ -62,17 +58,16 @@ class Disk implements DiskEngine {
   readonly #arena: Arena
   readonly #locks = new KeyedLocks()
   readonly #permits = new Semaphore(readsMax)
-  readonly #verifier: Verifier
+  readonly #work: Work
+  readonly #replicas: Replicas
+  readonly #probe: Probe
+  readonly #scrubber: Scrubber
+  readonly #compactor: Compactor
+  #usedMs = Number.NEGATIVE_INFINITY
   #identity: DiskIdentity
   #idMax: ChunkId
   #incoming = 0
-  #working = 0
-  #quiet: (() => void) | undefined
   #closed: Promise<void> | undefined
-  #corruptHandler: ((id: ChunkId, finding: string) => void) | undefined
-  #findings: [ChunkId, string][] = []
-  /** Extents whose loss was met while running; each is looked through once. */
-  readonly #swept = new Set<number>()
 
   constructor(deps: DiskDeps, options: DiskOptions, parts: DiskParts, gate: DiskGate, sum: Sum, idMax: ChunkId) {
     this.path = options.path
@@ -84,10 +79,50 @@ class Disk implements DiskEngine {
     this.#gate = gate
     this.#sum = sum
     this.#arena = new Arena(deps.extents.arena(options.arenaBytes ?? arenaBytesDefault))
-    this.#verifier = new Verifier(deps.extents.arena(verifyBufferBytes), sum)
+    this.#work = new Work(gate)
+    const { path } = options
+    this.#replicas = new Replicas({ path, deps, parts, gate, sum, locks: this.#locks, work: this.#work })
+    const { clock } = deps
+    this.#scrubber = new Scrubber({
+      path,
+      deps,
+      parts,
+      gate,
+      sum,
+      work: this.#work,
+      replicas: this.#replicas,
+      options: options.scrub,
+      busy: () => clock.monotonicMs() - this.#usedMs < busyMs,
+    })
+    this.#compactor = this.#newCompactor()
     this.#identity = parts.identity
     this.#idMax = idMax
+    const { diskId } = parts.identity
+    const everyMs = options.probeMs ?? probeMsDefault
+    this.#probe = new Probe({ deps, gate, work: this.#work, sum, path, diskId, everyMs })
     this.#countRead(0)
+  }
+
+  /** At the start: looks through the index for places that are not there. */
+  sweepAll(): Promise<void> {
+    return this.#replicas.sweepAll()
+  }
+
+  /** At the start: what was found before and is still out of service is told again. */
+  recall(): Promise<void> {
+    return this.#replicas.recall()
+  }
+
+  /** At the end of the start: background work. */
+  async begin(): Promise<void> {
+    await this.#scrubber.start()
+    this.#compactor.look()
+  }
+
+  /** Clients use the disk: background work stands back. */
+  #used(): void {
+    this.#usedMs = this.#deps.clock.monotonicMs()
+    this.#compactor.client()
   }
 
   get id(): string {
@@ -107,24 +142,64 @@ class Disk implements DiskEngine {
     this.#gate.check()
     try {
       this.#identity = await adoptIdentity(this.#deps.files, this.path, this.#identity, owner, this.#sum)
+      if (this.rebuilt) await this.#rebuildTold()
     } catch (error) {
       if (isStoreError(error) && error.code === 'WRONG_CLUSTER') throw error
       throw this.#gate.fail('writing its identity', error)
     }
   }
 
+  /** Meta has registered the disk with `rebuilt`; a rebuild that has become due since stays due. */
+  async #rebuildTold(): Promise<void> {
+    const { files } = this.#deps
+    if ((await readMark(files))?.state === 'done') await forgetRebuild(files)
+  }
+
+  get hung(): boolean {
+    return this.#gate.hung()
+  }
+
   status(): DiskStatus {
     const { space, ledger } = this.#parts
-    if (space.stale && !this.#gate.closing) space.refresh().catch(() => undefined)
+    this.#gate.look()
+    if (space.stale && !this.#gate.closing && this.#gate.failure === undefined) space.refresh().catch(() => undefined)
     const roomBytes = this.#room()
     return {
-      state: this.#gate.failure === undefined ? 'ok' : 'failed',
+      state: this.#gate.state,
+      reason: this.#gate.reason,
+      speed: this.#gate.figures,
       capacityBytes: space.totalBytes,
       usedBytes: Math.max(0, space.totalBytes - roomBytes),
       freeForNewBytes: Math.max(0, roomBytes - this.#incoming - this.#options.reserveBytes),
+      liveBytes: ledger.totalLiveBytes,
+      reclaimableBytes: ledger.ranking.deadBytes,
       chunks: ledger.chunks,
       chunkIdMax: this.#idMax,
     }
+  }
+
+  #newCompactor(): Compactor {
+    return new Compactor({
+      path: this.path,
+      options: this.#options.compaction ?? compactionDefaults,
+      deps: this.#deps,
+      disk: this.#parts,
+      gate: this.#gate,
+      sum: this.#sum,
+      locks: this.#locks,
+      work: this.#work,
+      arena: this.#arena,
+      replicas: this.#replicas,
+      room: () => this.#roomForMoves(),
+    })
+  }
+
+  /** Moves free space in the end, so they may take what chunks may not; a part is left for the index and for deletes. */
+  #roomForMoves(): Room {
+    const { space } = this.#parts
+    const free = this.#room() - this.#incoming
+    const reserve = this.#options.reserveBytes
+    return { free, writable: free - reserve * keptOfReserve.move, total: space.totalBytes, reserve }
   }
 
   /** Bytes that can still be written: the filesystem's and those of extents made ahead. */
@@ -134,7 +209,8 @@ class Disk implements DiskEngine {
   }
 
   async beginPut(request: PutRequest, signal: AbortSignal): Promise<ChunkWriter> {
-    this.#gate.check()
+    this.#gate.checkWritable()
+    this.#used()
     checkPut(request)
     const slot = slotBytes(request.length)
     if (slot > this.#options.extentBytes / 2) {
@@ -145,7 +221,7 @@ class Disk implements DiskEngine {
       const memory = await this.#arena.take(slot, signal)
       return new SlotWriter(request, memory, {
         sum: this.#sum,
-        store: (put, result, item) => this.#work(() => this.#store(put, result, item)),
+        store: (put, result, item) => this.#work.run(() => this.#store(put, result, item)),
         settled: () => {
           this.#incoming -= slot
         },
@@ -168,18 +244,6 @@ class Disk implements DiskEngine {
     this.#incoming += bytes
   }
 
-  /** Runs `work` so that `close` waits for it. */
-  async #work<T>(work: () => Promise<T>): Promise<T> {
-    this.#gate.check()
-    this.#working++
-    try {
-      return await work()
-    } finally {
-      this.#working--
-      if (this.#working === 0) this.#quiet?.()
-    }
-  }
-
   #store(request: PutRequest, result: PutResult, item: Omit<LogItem, 'record'>): Promise<void> {
     const { id, length, lease } = request
     return this.#locks.run([id], async () => {
@@ -192,7 +256,10 @@ class Disk implements DiskEngine {
       }
       const frees: Freed[] = known.kind === 'held' ? [freedBy(known.record.location, true)] : []
       if (known.kind === 'damaged') frees.push(placeUnknown)
+      const { clock } = this.#deps
+      const startMs = clock.monotonicMs()
       await log.append({ record: { kind: 'put', id, length, lease, ...result, frees }, ...item })
+      this.#compactor.client(clock.monotonicMs() - startMs)
       this.#idMax = Math.max(this.#idMax, id)
       this.#deps.metrics.count('holdfast_disk_written_bytes_total', 'Payload bytes stored.', length)
     })
@@ -200,11 +267,12 @@ class Disk implements DiskEngine {
 
   async openRead(id: ChunkId, offset: number, length: number): Promise<ChunkReader> {
     this.#gate.check()
-    const { record, held } = await this.#find(id)
+    this.#used()
+    const { record, held } = await this.#replicas.find(id)
     try {
       const range = blockRange(id, record.length, offset, length)
       if (record.inline !== undefined) {
-        if (this.#inlineIntact(record)) {
+        if (this.#replicas.inlineIntact(record)) {
           held.release()
           this.#countRead(record.inline.length)
           return new InlineReader(record, record.inline)
@@ -231,152 +299,16 @@ class Disk implements DiskEngine {
       sum: this.#sum,
       gate: this.#gate,
       permits: this.#permits,
-      onRead: (bytes) => this.#countRead(bytes),
-      onBad: (id, record, finding) => this.#bad(id, record, finding),
+      onRead: (bytes) => {
+        this.#used()
+        this.#countRead(bytes)
+      },
+      onBad: (id, record, finding) => this.#replicas.bad(id, record, finding),
     }
   }
 
-  #inlineIntact(record: ChunkRecord): boolean {
-    return record.inline !== undefined && equalBytes(blockSumsOf(this.#sum, record.inline), record.blockSums)
-  }
-
-  /** The chunk's record with its extent held. A place in an extent that is gone means "moved": looked up again. */
-  async #find(id: ChunkId): Promise<Stored> {
-    for (let attempt = 0; attempt < 10; attempt++) {
-      const known = await this.#parts.index.get(id)
-      if (known.kind === 'damaged') {
-        await this.#dropDamaged(id)
-        continue
-      }
-      if (known.kind === 'none')
-        throw new StoreError('NOT_FOUND', `chunk ${formatChunkId(id)} is not on disk ${this.path}`)
-      const held = await this.#hold(id, known.record)
-      if (held !== undefined) return { record: known.record, held }
-    }
-    throw this.#missingExtent(id)
-  }
-
-  #missingExtent(id: ChunkId): StoreError {
-    const message = `chunk ${formatChunkId(id)}: the extent that disk ${this.path} has it in is missing; use another replica`
-    return new StoreError('CORRUPT', message)
-  }
-
-  /** The extent of a chunk, held; undefined when it moved. A file that is gone takes the chunk out of service: CORRUPT. */
-  async #hold(id: ChunkId, record: ChunkRecord): Promise<HeldExtent | undefined> {
-    const { extent } = record.location
-    const { table } = this.#parts
-    try {
-      const held = await table.hold(extent)
-      // Not known and without a file: gone, not recycled under another number.
-      if (held !== undefined || table.has(extent)) return held
-      if ((await this.#deps.extents.sizeOf(extent)) !== undefined) return undefined
-      const known = await this.#parts.index.get(id)
-      if (known.kind !== 'held' || known.record.location.extent !== extent) return undefined
-    } catch (error) {
-      if ((await this.#deps.extents.sizeOf(extent)) !== undefined) throw error
-    }
-    await this.#bad(id, record, `its extent ${extent} is missing`)
-    throw this.#missingExtent(id)
-  }
-
-  /** A replica is not intact. When its file is gone or was cut off, the others in it are looked for too. */
-  async #bad(id: ChunkId, record: ChunkRecord, finding: string): Promise<void> {
-    await this.#quarantine(id, record, finding)
-    this.#work(() => this.#lookAtExtent(record.location.extent)).catch((error: unknown) => {
-      if (this.#gate.closing) return
-      const reason = asStoreError(error, 'look at an extent').message
-      this.#deps.log.warn('an extent could not be looked through', { disk: this.path, reason })
-    })
-  }
-
-  async #lookAtExtent(extent: number): Promise<void> {
-    if (this.#swept.has(extent)) return
-    const size = (await this.#deps.extents.sizeOf(extent)) ?? 0
-    const held = size === 0 ? undefined : await this.#parts.table.hold(extent)
-    const wholeBytes = held === undefined ? Number.POSITIVE_INFINITY : (held.header?.size ?? held.file.size)
-    held?.release()
-    if (size >= wholeBytes || this.#swept.has(extent)) return
-    this.#swept.add(extent)
-    const lost = new Map([[extent, size]])
-    await this.#sweep(lost, ({ location, length }) => lostAt(lost, location, length))
-  }
-
-  /** At the start: looks through the index for places that are not there. */
-  async sweepAll(): Promise<void> {
-    const { lost, table } = this.#parts
-    await this.#sweep(lost, ({ location, length }) =>
-      table.has(location.extent) ? lostAt(lost, location, length) : `its extent ${location.extent} is missing`,
-    )
-  }
-
-  /** Takes every chunk with a finding out of service and reports it. */
-  async #sweep(lost: LostExtents, findingOf: (record: ChunkRecord) => string | undefined): Promise<void> {
-    const count = await walkLost(
-      this.#parts.index,
-      findingOf,
-      (id, record, finding) => this.#quarantine(id, record, finding),
-      () => this.#gate.closing,
-    )
-    if (count === 0 && lost.size === 0) return
-    const extents = [...lost.keys()].slice(0, 20).join(' ')
-    this.#deps.log.error('extents are missing or cut off', { disk: this.path, extents, chunks: count })
-  }
-
-  async verify(id: ChunkId, root?: Uint8Array): Promise<'intact' | 'corrupt' | 'missing'> {
-    return await this.#work(async () => {
-      const stored = await this.#find(id).catch((error: unknown) => {
-        const failure = asStoreError(error, 'verify')
-        if (failure.code === 'NOT_FOUND') return 'missing'
-        // Its extent is gone: it was quarantined on the way.
-        if (failure.code === 'CORRUPT') return 'corrupt'
-        throw failure
-      })
-      if (typeof stored === 'string') return stored
-      const { record, held } = stored
-      try {
-        if (!isRoot(record, root)) return 'missing'
-        const finding = await this.#verifier.check(id, record, held)
-        if (finding === undefined && record.inline !== undefined && !this.#inlineIntact(record)) {
-          await this.#bad(id, record, 'its copy in the index does not match its checksum')
-          return 'corrupt'
-        }
-        if (finding === undefined) return 'intact'
-        await this.#bad(id, record, finding)
-        return 'corrupt'
-      } finally {
-        held.release()
-      }
-    })
-  }
-
-  /** Takes the replica out of service, keeps its bytes, reports it. Nothing happens when it was replaced meanwhile. */
-  async #quarantine(id: ChunkId, record: ChunkRecord, finding: string): Promise<void> {
-    await this.#locks.run([id], async () => {
-      const known = await this.#parts.index.get(id)
-      const { extent, payload } = record.location
-      if (known.kind !== 'held' || known.record.location.extent !== extent || known.record.location.payload !== payload)
-        return
-      await this.#parts.log.append({ record: { kind: 'quarantine', id, location: record.location, finding } })
-      this.#report(id, finding)
-    })
-  }
-
-  /** An index record that does not check out names no place to keep: it is forgotten and reported. */
-  async #dropDamaged(id: ChunkId): Promise<void> {
-    await this.#locks.run([id], async () => {
-      if ((await this.#parts.index.get(id)).kind !== 'damaged') return
-      await this.#parts.log.append({
-        record: { kind: 'delete', id, frees: [placeUnknown] },
-      })
-      this.#report(id, 'its record in the index is damaged')
-    })
-  }
-
-  #report(id: ChunkId, finding: string): void {
-    this.#deps.log.error('corrupt replica', { disk: this.path, chunk: formatChunkId(id), finding })
-    this.#deps.metrics.count('holdfast_disk_corruptions_total', 'Replicas found corrupt.')
-    if (this.#corruptHandler !== undefined) this.#corruptHandler(id, finding)
-    else if (this.#findings.length < findingsMax) this.#findings.push([id, finding])
+  verify(id: ChunkId, root?: Uint8Array): Promise<'intact' | 'corrupt' | 'missing'> {
+    return this.#replicas.verify(id, root)
   }
 
   async missing(ids: readonly ChunkId[], roots: readonly Uint8Array[] = []): Promise<ChunkId[]> {
@@ -405,7 +337,7 @@ class Disk implements DiskEngine {
   async delete(ids: readonly ChunkId[]): Promise<void> {
     const sorted = [...new Set(ids)].sort((a, b) => a - b)
     for (let at = 0; at < sorted.length; at += deleteBatch) {
-      await this.#work(() => this.#deleteBatch(sorted.slice(at, at + deleteBatch)))
+      await this.#work.run(() => this.#deleteBatch(sorted.slice(at, at + deleteBatch)))
     }
   }
 
@@ -429,15 +361,37 @@ class Disk implements DiskEngine {
     })
   }
 
+  scrub(): ScrubStatus {
+    return this.#scrubber.status()
+  }
+
+  startScrub(): void {
+    this.#gate.check()
+    this.#scrubber.startPass()
+  }
+
+  pauseScrub(): void {
+    this.#scrubber.pause()
+  }
+
+  resumeScrub(): void {
+    this.#scrubber.resume()
+  }
+
+  suspect(id: ChunkId): void {
+    this.#scrubber.suspect(id)
+  }
+
   onCorrupt(handler: (id: ChunkId, finding: string) => void): void {
-    this.#corruptHandler = handler
-    const findings = this.#findings
-    this.#findings = []
-    for (const [id, finding] of findings) handler(id, finding)
+    this.#replicas.onCorrupt(handler)
   }
 
   onFailed(handler: (reason: Error) => void): void {
     this.#gate.onFailed(handler)
+  }
+
+  onHealth(handler: () => void): void {
+    this.#gate.onHealth(handler)
   }
 
   close(): Promise<void> {
@@ -447,33 +401,49 @@ class Disk implements DiskEngine {
 
   async #close(): Promise<void> {
     const { log, checkpointer, table, index } = this.#parts
+    this.#scrubber.stop()
     this.#gate.startClosing()
-    if (this.#working > 0) {
-      await new Promise<void>((resolve) => {
-        this.#quiet = resolve
-      })
-    }
+    this.#probe.stop()
+    this.#compactor.stop()
+    await this.#work.quiet()
+    if (this.#gate.refusal === undefined) await this.#scrubber.save().catch(() => undefined)
     await log.finish()
     checkpointer.stop()
-    if (this.#gate.failure === undefined) {
-      await checkpointer.save(true).catch((error: unknown) => this.#gate.fail('saving the index', error))
+    if (this.#gate.refusal === undefined) {
+      await checkpointer.save(true).catch((error: unknown) => this.#gate.stop('saving the index', error))
     }
     await this.#permits.acquire(readsMax)
     await table.close()
+    await this.#parts.guard.marked
     await index.close()
   }
+}
+
+/** The disk's world with every I/O watched, and the gate that hears of it. */
+function watched(world: DiskDeps, options: DiskOptions): { deps: DiskDeps; gate: DiskGate } {
+  const { clock, metrics, log } = world
+  const times = options.health ?? diskHealthTimes
+  const gate = new DiskGate(options.path, { clock, metrics, times })
+  gate.onFailed((reason) => log.error('disk failed', { disk: options.path, reason: reason.message }))
+  gate.onHealth((state, reason) => {
+    if (state !== 'failed') log.warn('disk state changed', { disk: options.path, state, reason })
+  })
+  const watch = new IoWatch(gate, clock, times.failMs, options.ioAtOnce)
+  const files = watchFiles(world.files, watch)
+  const deps = { ...world, files, extents: watchExtents(world.extents, watch), kv: watchKv(world.kv, watch) }
+  return { deps, gate }
 }
 
 /**
  * Opens the disk in a directory, or makes a new one in an empty directory.
  * Rejects: LOCKED, INCOMPATIBLE_VERSION, CORRUPT (identity), NO_SPACE, IO; each says in one line what to do.
  */
-export async function openDisk(deps: DiskDeps, options: DiskOptions): Promise<DiskEngine> {
-  const sum: Sum = (bytes, out, at) => deps.hasher.sumInto(bytes, out, at)
-  const gate = new DiskGate(options.path)
-  gate.onFailed((reason) => deps.log.error('disk failed', { disk: options.path, reason: reason.message }))
+export async function openDisk(world: DiskDeps, options: DiskOptions): Promise<DiskEngine> {
+  const sum: Sum = (bytes, out, at) => world.hasher.sumInto(bytes, out, at)
+  const { deps, gate } = watched(world, options)
   const parts = await assembleDisk(deps, options, gate, sum)
   const { clean, rebuilt, replayed } = parts
+  options.onReplayed?.(replayed)
   const fields = {
     disk: options.path,
     clean,
@@ -490,8 +460,21 @@ export async function openDisk(deps: DiskDeps, options: DiskOptions): Promise<Di
       to: `${to.extent}:${to.offset}`,
     })
   }
-  const disk = new Disk(deps, options, parts, gate, sum, await parts.index.highest())
-  if (parts.suspicious) await disk.sweepAll()
-  for (const suspect of replayed.suspects) await disk.verify(suspect)
+  parts.guard.onDamage = (error) => {
+    // Past the gate, which is about to close.
+    parts.guard.marked = wantRebuild(world.files, error.message).catch(() => undefined)
+    return gate.fail('reading its index', error)
+  }
+  const disk = new Disk(deps, options, parts, gate, sum, parts.idMax)
+  try {
+    await disk.recall()
+    if (parts.suspicious) await disk.sweepAll()
+    for (const suspect of replayed.suspects) await disk.verify(suspect)
+    await disk.begin()
+  } catch (error) {
+    // Whoever tries again must not find the lock taken.
+    await disk.close().catch(() => undefined)
+    throw error
+  }
   return disk
 }

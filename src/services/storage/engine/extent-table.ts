@@ -9,7 +9,12 @@
 
 import { assert } from '../../../base/assert.ts'
 import { Mutex } from '../../../base/async/mutex.ts'
-import { decodeExtentHeader, encodeExtentHeader, type ExtentHeader } from '../../../core/chunk/extent-header.ts'
+import {
+  decodeExtentHeader,
+  encodeExtentHeader,
+  type ExtentHeader,
+  newerExtentVersion,
+} from '../../../core/chunk/extent-header.ts'
 import { firstGroupOffset, sectorBytes } from '../../../core/chunk/position.ts'
 import type { Sum } from '../../../core/chunk/sums.ts'
 import { isStoreError, StoreError } from '../../../model/errors.ts'
@@ -23,6 +28,12 @@ const openMax = 256
 const freeMax = 2
 /** Size of an extent made for deletes and quarantines alone, out of the reserve of a full disk. */
 const urgentBytes = 1024 * 1024
+
+/** What an extent is made for: new chunks, chunks that are moved to free others, or notes (deletes, quarantines). */
+export type Purpose = 'chunk' | 'move' | 'note'
+
+/** Part of the reserve that is left alone. Moves leave enough for the index and for notes. */
+export const keptOfReserve: Readonly<Record<Purpose, number>> = { chunk: 1, move: 1 / 4, note: 0 }
 
 /** A file in use, held: it is neither closed nor recycled until `release`. */
 export interface HeldExtent {
@@ -55,11 +66,22 @@ export interface ExtentTableOptions {
 export async function readExtentHeader(file: ExtentFile, sum: Sum): Promise<ExtentHeader | undefined> {
   const sector = new Uint8Array(sectorBytes)
   for (const offset of [0, Math.max(0, file.size - sectorBytes)]) {
-    await file.read(sector, offset)
+    // A copy that cannot be read is as good as damaged: the other one may be whole.
+    const read = await file.read(sector, offset).catch(() => 0)
+    if (read < sectorBytes) continue
     const header = decodeExtentHeader(sector, sum)
     if (header !== undefined && header.sequence === file.number) return header
+    refuseNewer(file.number, sector, sum)
   }
   return undefined
+}
+
+/** Throws INCOMPATIBLE_VERSION for the header of a later format: it is not damaged, and not to be written over. */
+export function refuseNewer(number: number, sector: Uint8Array, sum: Sum): void {
+  const version = newerExtentVersion(sector, sum)
+  if (version === undefined) return
+  const message = `extent ${number} has format version ${version}, this program knows up to 1: use a newer Holdfast`
+  throw new StoreError('INCOMPATIBLE_VERSION', message)
 }
 
 export class ExtentTable {
@@ -119,6 +141,12 @@ export class ExtentTable {
     this.#nextSequence = Math.max(this.#nextSequence, sequence + 1)
   }
 
+  /** Sequence numbers of the extents in use from `from` to `to`, both included, ascending. */
+  sequences(from: number, to: number): number[] {
+    const out = [...this.#entries.keys()].filter((sequence) => sequence >= from && sequence <= to)
+    return out.sort((a, b) => a - b)
+  }
+
   /** True while the extent is known as one that holds records. */
   has(sequence: number): boolean {
     return this.#entries.has(sequence)
@@ -175,15 +203,15 @@ export class ExtentTable {
   }
 
   /**
-   * The next extent, in use and held, with room for a group of `bytes`. `urgent` (deletes, quarantines) may use the reserve.
+   * The next extent, in use and held, with room for a group of `bytes`; what for says how much of the reserve it may use.
    * Rejects with NO_SPACE when there is no room for it.
    */
-  next(bytes: number, urgent: boolean): Promise<HeldExtent> {
+  next(bytes: number, purpose: Purpose): Promise<HeldExtent> {
     return this.#making.run(async () => {
       const needed = firstGroupOffset + bytes + sectorBytes
       if (this.#ahead === undefined || this.#ahead.size < needed) {
         if (this.#ahead !== undefined) this.#free.push({ number: this.#ahead.sequence, size: this.#ahead.size })
-        this.#ahead = await this.#make(needed, urgent)
+        this.#ahead = await this.#make(needed, purpose)
       }
       const { sequence } = this.#ahead
       this.#ahead = undefined
@@ -199,7 +227,7 @@ export class ExtentTable {
     if (this.#ahead !== undefined || this.#aheadWork !== undefined) return
     this.#aheadWork = this.#making
       .run(async () => {
-        if (this.#ahead === undefined) this.#ahead = await this.#make(this.#options.extentBytes, false)
+        if (this.#ahead === undefined) this.#ahead = await this.#make(this.#options.extentBytes, 'chunk')
       })
       .catch(() => undefined)
       .finally(() => {
@@ -207,7 +235,7 @@ export class ExtentTable {
       })
   }
 
-  async #make(needed: number, urgent: boolean): Promise<{ sequence: number; size: number }> {
+  async #make(needed: number, purpose: Purpose): Promise<{ sequence: number; size: number }> {
     const sequence = this.#nextSequence++
     const index = this.#free.findIndex((free) => free.size >= needed)
     const free = this.#free[index]
@@ -217,17 +245,18 @@ export class ExtentTable {
       const file = await this.#files.open(sequence)
       return this.#writeHeader(file, sequence, free.size)
     }
-    const size = await this.#sizeOfNew(needed, urgent)
+    const size = await this.#sizeOfNew(needed, purpose)
     const file = await this.#files.create(sequence, size)
     await this.#space.refresh()
     return this.#writeHeader(file, sequence, size)
   }
 
-  async #sizeOfNew(needed: number, urgent: boolean): Promise<number> {
+  async #sizeOfNew(needed: number, purpose: Purpose): Promise<number> {
     if (this.#space.stale) await this.#space.refresh()
     const { extentBytes, reserveBytes } = this.#options
-    const room = this.#space.freeBytes - (urgent ? 0 : reserveBytes)
-    const wanted = urgent && room - reserveBytes < extentBytes ? Math.min(urgentBytes, extentBytes) : extentBytes
+    const room = this.#space.freeBytes - reserveBytes * keptOfReserve[purpose]
+    const tight = purpose === 'note' && room - reserveBytes < extentBytes
+    const wanted = tight ? Math.min(urgentBytes, extentBytes) : extentBytes
     const size = Math.floor(Math.min(Math.max(wanted, needed), room) / sectorBytes) * sectorBytes
     if (size >= needed) return size
     throw new StoreError('NO_SPACE', 'no room for another extent above the reserve: free some space or add a disk')

@@ -3,19 +3,32 @@
  * record that is in the index.
  *
  * Everything follows from the log's records alone (each says what it frees), so replay from a checkpoint gives the same
- * figures whatever the index kept. Invariant: figures saved with a checkpoint are those of exactly its position.
+ * figures whatever the index kept. Invariant: figures saved with a checkpoint are those of exactly its position; an extent
+ * has a figure, be it 0, until it is recycled.
+ * What compaction chooses by (the ranking, quarantined bytes, who hides what) is kept in step here and not saved.
  */
 
+import type { ExtentRanking } from '../../../core/chunk/compaction.ts'
 import type { Location, LogRecord } from '../../../core/chunk/record.ts'
+import { Tombstones } from '../../../core/chunk/tombstones.ts'
 
 export class Ledger {
+  readonly ranking: ExtentRanking
+  readonly tombstones = new Tombstones()
   readonly #live = new Map<number, number>()
+  readonly #pinned = new Map<number, number>()
   readonly #dirty = new Set<number>()
   #chunks: number
+  #total = 0
+  #listener: (() => void) | undefined
 
-  constructor(chunks: number, live: ReadonlyMap<number, number>) {
+  constructor(chunks: number, live: ReadonlyMap<number, number>, ranking: ExtentRanking) {
     this.#chunks = chunks
-    for (const [extent, bytes] of live) this.#live.set(extent, bytes)
+    this.ranking = ranking
+    for (const [extent, bytes] of live) {
+      this.#live.set(extent, bytes)
+      this.#total += bytes
+    }
   }
 
   /** Chunks that are served. */
@@ -23,16 +36,53 @@ export class Ledger {
     return this.#chunks
   }
 
+  /** Bytes of use in all extents. */
+  get totalLiveBytes(): number {
+    return this.#total
+  }
+
+  /** Extents that have a figure. */
+  extents(): number[] {
+    return [...this.#live.keys()]
+  }
+
   liveBytes(extent: number): number {
     return this.#live.get(extent) ?? 0
+  }
+
+  /** Those of the live bytes that are quarantined: kept where they are. */
+  pinnedBytes(extent: number): number {
+    return this.#pinned.get(extent) ?? 0
+  }
+
+  /** At the start, when the index is up to date: quarantined bytes by extent. */
+  setPinned(pinned: ReadonlyMap<number, number>): void {
+    this.#pinned.clear()
+    for (const [extent, bytes] of pinned) this.#pinned.set(extent, bytes)
+  }
+
+  /** The log has left the extent; `end` is where its last group ends, undefined when that is not known. */
+  seal(extent: number, size: number, end: number | undefined): void {
+    if (!this.#live.has(extent)) this.#add(extent, 0)
+    this.ranking.seal(extent, size, end, this.liveBytes(extent), this.pinnedBytes(extent))
+  }
+
+  /** The extent is not in use any more. */
+  retired(extent: number): void {
+    this.ranking.drop(extent)
+    this.tombstones.forget(extent)
+    this.#live.delete(extent)
+    this.#dirty.add(extent)
   }
 
   /** Takes in a record that is at `location`. Gives the extents of which nothing is of use any more. */
   apply(record: LogRecord, location: Location): number[] {
     if (record.kind === 'quarantine') {
       this.#chunks--
+      this.#pin(record.location.extent, record.location.span)
       return []
     }
+    this.tombstones.note(location.extent, record)
     if (record.kind === 'put') {
       this.#chunks++
       this.#add(location.extent, location.span)
@@ -40,6 +90,7 @@ export class Ledger {
     const emptied: number[] = []
     for (const freed of record.frees) {
       if (freed.held) this.#chunks--
+      else this.#pin(freed.extent, -freed.span)
       this.#add(freed.extent, -freed.span)
       if (this.liveBytes(freed.extent) === 0) emptied.push(freed.extent)
     }
@@ -47,17 +98,35 @@ export class Ledger {
   }
 
   #add(extent: number, bytes: number): void {
-    const live = Math.max(0, this.liveBytes(extent) + bytes)
-    if (live === 0) this.#live.delete(extent)
-    else this.#live.set(extent, live)
+    const before = this.liveBytes(extent)
+    const live = Math.max(0, before + bytes)
+    this.#live.set(extent, live)
+    this.#total += live - before
     this.#dirty.add(extent)
+    this.ranking.update(extent, live, this.pinnedBytes(extent))
   }
 
-  /** Figures that changed since the last call, in extent order: extent and live bytes. */
-  takeDirty(): [number, number][] {
+  #pin(extent: number, bytes: number): void {
+    const pinned = Math.max(0, this.pinnedBytes(extent) + bytes)
+    if (pinned === 0) this.#pinned.delete(extent)
+    else this.#pinned.set(extent, pinned)
+    this.ranking.update(extent, this.liveBytes(extent), pinned)
+  }
+
+  /** `listener` hears of every batch of records that was taken in. */
+  onBooked(listener: () => void): void {
+    this.#listener = listener
+  }
+
+  booked(): void {
+    this.#listener?.()
+  }
+
+  /** Figures that changed since the last call, in extent order: extent and live bytes, undefined when it is not in use. */
+  takeDirty(): [number, number | undefined][] {
     const out = [...this.#dirty]
       .sort((a, b) => a - b)
-      .map((extent): [number, number] => [extent, this.liveBytes(extent)])
+      .map((extent): [number, number | undefined] => [extent, this.#live.get(extent)])
     this.#dirty.clear()
     return out
   }

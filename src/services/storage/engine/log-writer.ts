@@ -33,14 +33,19 @@ import { emptyBytes } from '../../../base/bytes.ts'
 import { isStoreError } from '../../../model/errors.ts'
 import type { Clock, Timer } from '../../../ports/clock.ts'
 import type { Metrics } from '../../../ports/metrics.ts'
+import type { ExtentFile } from '../../../ports/extents.ts'
 import type { Checkpointer } from './checkpointer.ts'
 import type { ChunkIndex } from './chunk-index.ts'
-import type { ExtentTable, HeldExtent } from './extent-table.ts'
+import type { ExtentTable, HeldExtent, Purpose } from './extent-table.ts'
 import type { Ledger } from './ledger.ts'
 import type { DiskGate } from './types.ts'
 
 /** End of an extent that puts leave to deletes and quarantines, so that a full disk can still note them. */
-const urgentTailBytes = 64 * 1024
+export const urgentTailBytes = 64 * 1024
+
+/** Groups written by one call. */
+const runPiecesMax = 256
+const runBytesMax = 2 * 1024 * 1024
 
 /** What to append: a record, with its payload in the frame (`inline`) or after the head (`payload`). */
 export interface LogItem {
@@ -48,6 +53,8 @@ export interface LogItem {
   readonly inline?: Uint8Array
   /** An aligned slot: a free sector for the head, then the payload, zero up to its end. */
   readonly payload?: Uint8Array
+  /** Compaction: makes room in the end, so it may use a part of the reserve. */
+  readonly move?: boolean
 }
 
 interface Pending extends LogItem {
@@ -73,6 +80,32 @@ interface Batch {
 interface GroupWrite {
   readonly bytes: Uint8Array
   readonly offset: number
+}
+
+/**
+ * Starts the writes. Groups lie one after another: small neighbours go in one call, which costs a tenth of a call for
+ * each; large ones in several at once, which keeps the disk busy.
+ */
+function writeRuns(file: ExtentFile, writes: readonly GroupWrite[]): Promise<void>[] {
+  const started: Promise<void>[] = []
+  let run: GroupWrite[] = []
+  let bytes = 0
+  const start = (): void => {
+    const [first] = run
+    if (first === undefined) return
+    const pieces = run.map((write) => write.bytes)
+    if (run.length > 1 && file.writeAll !== undefined) started.push(file.writeAll(pieces, first.offset))
+    else for (const write of run) started.push(file.write(write.bytes, write.offset))
+    run = []
+    bytes = 0
+  }
+  for (const write of writes) {
+    if (run.length === runPiecesMax || bytes + write.bytes.length > runBytesMax) start()
+    run.push(write)
+    bytes += write.bytes.length
+  }
+  start()
+  return started
 }
 
 export interface LogParts {
@@ -104,6 +137,8 @@ export class LogWriter {
   #writing: Promise<void> | undefined
   #syncing: Promise<void> | undefined
   #indexing: Promise<void> | undefined
+  /** Up to where the log is in the books, and the size of that extent; undefined before the first batch of a new one. */
+  #booked: { readonly end: Position; readonly size: number } | undefined
   #markWanted = false
   #unmarked = false
   #idle: Timer | undefined
@@ -112,6 +147,7 @@ export class LogWriter {
   constructor(parts: LogParts, active: HeldExtent | undefined, tail: Position, chain: Uint8Array) {
     this.#parts = parts
     this.#active = active
+    this.#booked = active === undefined ? undefined : { end: tail, size: active.header?.size ?? active.file.size }
     this.#tail = tail
     this.#chain = chain
     this.#synced = tail
@@ -125,7 +161,7 @@ export class LogWriter {
   /** Resolves to the record's place when it is durable and in the index. NO_SPACE, DISK_FAILED. */
   append(item: LogItem): Promise<Location> {
     const { gate } = this.#parts
-    if (gate.failure !== undefined) return Promise.reject(gate.failure)
+    if (gate.refusal !== undefined) return Promise.reject(gate.refusal)
     return new Promise((resolve, reject) => {
       this.#queue.push({ ...item, body: encodeRecord(item.record), resolve, reject })
       this.#unmarked = true
@@ -136,7 +172,7 @@ export class LogWriter {
   /** Waits for everything, then closes the log: the watermark covers all of it. The caller appends nothing more. */
   async finish(): Promise<void> {
     await this.#settle()
-    if (this.#unmarked && this.#parts.gate.failure === undefined) {
+    if (this.#unmarked && this.#parts.gate.refusal === undefined) {
       this.#markWanted = true
       this.#kickWrite()
       await this.#settle()
@@ -166,8 +202,8 @@ export class LogWriter {
     // Lets everything that is appended in this turn into one batch.
     await Promise.resolve()
     while (this.#queue.length > 0 || this.#markWanted) {
-      const { failure } = this.#parts.gate
-      if (failure !== undefined) return this.#rejectQueue(failure)
+      const { refusal } = this.#parts.gate
+      if (refusal !== undefined) return this.#rejectQueue(refusal)
       try {
         await this.#writeBatch()
       } catch (error) {
@@ -179,10 +215,10 @@ export class LogWriter {
   async #writeBatch(): Promise<void> {
     const first = this.#queue[0]
     const needed = first === undefined ? sectorBytes : this.#sizeAlone(first)
-    const urgent = first === undefined || first.record.kind !== 'put'
-    if (this.#active === undefined || !this.#fits(needed, urgent)) {
+    const purpose = first?.move === true ? 'move' : first?.record.kind === 'put' ? 'chunk' : 'note'
+    if (this.#active === undefined || !this.#fits(needed, purpose === 'note')) {
       try {
-        await this.#roll(needed, urgent)
+        await this.#roll(needed, purpose)
       } catch (error) {
         if (!isStoreError(error) || error.code !== 'NO_SPACE') throw error
         if (first === undefined) this.#markWanted = false
@@ -196,7 +232,7 @@ export class LogWriter {
     const { placed, writes, heads } = this.#pack(active)
     const held = await this.#parts.table.hold(active.sequence)
     assert(held !== undefined, 'the active extent is in use')
-    const results = await Promise.allSettled(writes.map((write) => active.file.write(write.bytes, write.offset)))
+    const results = await Promise.allSettled(writeRuns(active.file, writes))
     const failed = results.find((result) => result.status === 'rejected')
     if (failed === undefined) {
       this.#written.push({ placed, extent: held, end: this.#tail, chain: this.#chain, headBytes: heads })
@@ -210,7 +246,7 @@ export class LogWriter {
     )
     this.#tail = before.tail
     this.#chain = before.chain
-    const error: Error = full ? (failed.reason as Error) : this.#parts.gate.fail('writing', failed.reason)
+    const error: Error = full ? (failed.reason as Error) : this.#parts.gate.stop('writing', failed.reason)
     for (const { item } of placed) item.reject(error)
   }
 
@@ -231,9 +267,9 @@ export class LogWriter {
     )
   }
 
-  async #roll(needed: number, urgent: boolean): Promise<void> {
-    const tail = urgent ? 0 : urgentTailBytes
-    const next = await this.#parts.table.next(needed + tail, urgent)
+  async #roll(needed: number, purpose: Purpose): Promise<void> {
+    const tail = purpose === 'note' ? 0 : urgentTailBytes
+    const next = await this.#parts.table.next(needed + tail, purpose)
     this.#active?.release()
     this.#active = next
     this.#before = this.#tail
@@ -349,11 +385,11 @@ export class LogWriter {
       const { clock, metrics, gate } = this.#parts
       const startMs = clock.monotonicMs()
       try {
-        if (gate.failure !== undefined) throw gate.failure
+        if (gate.refusal !== undefined) throw gate.refusal
         const files = new Map(batches.map((batch) => [batch.extent.sequence, batch.extent.file]))
         await Promise.all([...files.values()].map((file) => file.sync()))
       } catch (error) {
-        this.#rejectBatches(batches, gate.fail('syncing', error))
+        this.#rejectBatches(batches, gate.stop('syncing', error))
         continue
       }
       metrics.observe(
@@ -387,10 +423,10 @@ export class LogWriter {
       }
       checkpointer.applying()
       try {
-        if (gate.failure !== undefined) throw gate.failure
+        if (gate.refusal !== undefined) throw gate.refusal
         if (changes.length > 0) await index.apply(changes)
       } catch (error) {
-        this.#rejectBatches(batches, gate.fail('writing the index', error))
+        this.#rejectBatches(batches, gate.stop('writing the index', error))
         continue
       }
       this.#account(batches)
@@ -403,6 +439,12 @@ export class LogWriter {
     let heads = 0
     for (const batch of batches) {
       heads += batch.headBytes
+      if (this.#booked !== undefined && this.#booked.end.extent !== batch.end.extent) {
+        const { end, size } = this.#booked
+        ledger.seal(end.extent, size, end.offset)
+        emptied.push(end.extent)
+      }
+      this.#booked = { end: batch.end, size: batch.extent.header?.size ?? batch.extent.file.size }
       for (const { item, location } of batch.placed) emptied.push(...ledger.apply(item.record, location))
     }
     const last = batches.at(-1)
@@ -412,6 +454,7 @@ export class LogWriter {
       batch.extent.release()
       for (const { item, location } of batch.placed) item.resolve(location)
     }
+    ledger.booked()
   }
 
   #watchIdle(): void {
@@ -419,7 +462,7 @@ export class LogWriter {
     if (!this.#unmarked || this.#idle !== undefined || this.#parts.gate.closing) return
     this.#idle = this.#parts.clock.after(this.#parts.idleMs, () => {
       this.#idle = undefined
-      if (this.#parts.gate.failure !== undefined || this.#parts.gate.closing) return
+      if (this.#parts.gate.refusal !== undefined || this.#parts.gate.closing) return
       if (this.#writing === undefined && this.#queue.length === 0) {
         this.#markWanted = true
         this.#kickWrite()
@@ -427,8 +470,8 @@ export class LogWriter {
     })
   }
 
-  #failDisk(doing: string, error: unknown): void {
-    this.#rejectQueue(this.#parts.gate.fail(doing, error))
+  #failDisk(doing: 'writing', error: unknown): void {
+    this.#rejectQueue(this.#parts.gate.stop(doing, error))
   }
 
   #rejectQueue(error: Error): void {

@@ -9,25 +9,25 @@
 import { fromHex } from '../../../base/bytes.ts'
 import { assert } from '../../../base/assert.ts'
 import type { DiskIdentity } from '../../../core/chunk/identity.ts'
-import { groupHeadBytesMax } from '../../../core/chunk/group.ts'
-import type { Checkpoint } from '../../../core/chunk/index-record.ts'
-import { firstGroupOffset } from '../../../core/chunk/position.ts'
+import { ExtentRanking } from '../../../core/chunk/compaction.ts'
+import { decodeGroupHeader, groupHeadBytesMax } from '../../../core/chunk/group.ts'
+import { firstGroupOffset, type Position, sectorBytes } from '../../../core/chunk/position.ts'
 import type { Sum } from '../../../core/chunk/sums.ts'
 import { isStoreError, StoreError } from '../../../model/errors.ts'
-import type { ExtentFiles } from '../../../ports/extents.ts'
-import type { Kv } from '../../../ports/kv.ts'
+import type { ChunkId } from '../../../model/ids.ts'
+import { limits } from '../../../model/limits.ts'
 import { Checkpointer } from './checkpointer.ts'
-import { ChunkIndex } from './chunk-index.ts'
+import type { ChunkIndex } from './chunk-index.ts'
 import { ExtentTable } from './extent-table.ts'
 import { checkOwner, createIdentity, readIdentity } from './identity-file.ts'
 import { Ledger } from './ledger.ts'
+import { type IndexGuard, type IndexState, loadIndex, rebuildDone } from './index-state.ts'
 import { findLostExtents, type LostExtents } from './lost-extents.ts'
-import { LogWriter } from './log-writer.ts'
+import { LogWriter, urgentTailBytes } from './log-writer.ts'
 import { replay, type ReplayResult } from './replay.ts'
 import { Space } from './space.ts'
 import type { DiskDeps, DiskGate, DiskOptions } from './types.ts'
 
-const indexName = 'index'
 const idleMsDefault = 1000
 
 /** A disk that is ready to serve, in parts. */
@@ -39,60 +39,18 @@ export interface DiskParts {
   readonly checkpointer: Checkpointer
   readonly log: LogWriter
   readonly space: Space
+  /** Highest id that is held, 0 when none is. */
+  readonly idMax: ChunkId
+  /** Where the index's reads say that LevelDB calls them corrupt. */
+  readonly guard: IndexGuard
   readonly clean: boolean
+  /** The index was rebuilt from the log, now or since meta last registered the disk. */
   readonly rebuilt: boolean
   readonly replayed: ReplayResult
   /** Extents whose files are gone or were cut off while nobody looked. */
   readonly lost: LostExtents
   /** True when the index may name places that are not there: it has to be looked through. */
   readonly suspicious: boolean
-}
-
-async function openIndex(deps: DiskDeps, path: string): Promise<{ kv: Kv; lost: boolean }> {
-  try {
-    return { kv: await deps.kv.open(indexName), lost: false }
-  } catch (error) {
-    if (isStoreError(error) && error.code === 'LOCKED') {
-      const message = `disk ${path} is in use by another process: stop that one or use another directory`
-      throw new StoreError('LOCKED', message, { cause: error })
-    }
-    if (!isStoreError(error) || error.code !== 'CORRUPT') throw error
-    deps.log.error('index does not open, rebuilding it from the log', { disk: path, reason: error.message })
-    await deps.kv.destroy(indexName)
-    return { kv: await deps.kv.open(indexName), lost: true }
-  }
-}
-
-interface IndexState {
-  readonly index: ChunkIndex
-  /** Undefined when there is nothing to go by: a new disk, or a lost index. */
-  readonly checkpoint: Checkpoint | undefined
-  readonly live: Map<number, number>
-  readonly rebuilt: boolean
-}
-
-async function loadIndex(deps: DiskDeps, path: string, sum: Sum, numbers: readonly number[]): Promise<IndexState> {
-  const { kv, lost } = await openIndex(deps, path)
-  const index = new ChunkIndex(kv, sum)
-  const checkpoint = await index.checkpoint()
-  const live = await index.liveBytes()
-  if (checkpoint !== undefined && checkpoint !== 'damaged' && live !== undefined) {
-    return { index, checkpoint, live, rebuilt: false }
-  }
-  const rebuilt = lost || numbers.length > 0
-  if (!rebuilt || lost) return { index, checkpoint: undefined, live: new Map(), rebuilt }
-  deps.log.error('index has no valid checkpoint, rebuilding it from the log', { disk: path })
-  await index.close()
-  await deps.kv.destroy(indexName)
-  const fresh = new ChunkIndex(await deps.kv.open(indexName), sum)
-  return { index: fresh, checkpoint: undefined, live: new Map(), rebuilt }
-}
-
-async function sizeOf(extents: ExtentFiles, number: number): Promise<number> {
-  const file = await extents.open(number)
-  const { size } = file
-  await file.close()
-  return size
 }
 
 /** Tells the table which files hold records and which are free. Gives those that replay has to look at. */
@@ -108,7 +66,7 @@ async function sortExtents(
     table.reserveSequence(number)
     if (number >= from) toReplay.push(number)
     if (number >= from || state.live.has(number)) table.addUsed(number)
-    else table.addFree(number, await sizeOf(deps.extents, number))
+    else table.addFree(number, (await deps.extents.sizeOf(number)) ?? 0)
   }
   table.reserveSequence(from)
   return toReplay
@@ -129,11 +87,6 @@ async function freeBeyond(deps: DiskDeps, table: ExtentTable, end: number, numbe
   }
 }
 
-/** True when numbers are left out: a file that the log went through may be gone. */
-function hasGap(extents: readonly number[]): boolean {
-  return extents.some((number, i) => i > 0 && number !== (extents[i - 1] ?? 0) + 1)
-}
-
 /** Opens or creates the disk. See openDisk for what it throws. */
 export async function assembleDisk(deps: DiskDeps, options: DiskOptions, gate: DiskGate, sum: Sum): Promise<DiskParts> {
   const { path } = options
@@ -144,7 +97,22 @@ export async function assembleDisk(deps: DiskDeps, options: DiskOptions, gate: D
     const message = `disk ${path} has extents and no identity file: restore the file or give an empty directory`
     throw new StoreError('CORRUPT', message)
   }
-  const state = await loadIndex(deps, path, sum, numbers)
+  const asked = options.rebuildIndex === true ? 'it was asked for' : undefined
+  const state = await loadIndex(deps, path, sum, numbers.length > 0, asked)
+  try {
+    return await assembleWithIndex(deps, options, gate, sum, { found, numbers, state })
+  } catch (error) {
+    await state.index.close().catch(() => undefined)
+    if (state.rebuilt || !isStoreError(error) || error.code !== 'CORRUPT') throw error
+    return assembleAnew(deps, options, gate, sum, error.message)
+  }
+}
+
+/** Once more, with the index made from the log: damage in it showed only when it was used. */
+async function assembleAnew(deps: DiskDeps, options: DiskOptions, gate: DiskGate, sum: Sum, reason: string) {
+  const found = await readIdentity(deps.files, options.path, sum)
+  const numbers = (await deps.extents.list()).sort((a, b) => a - b)
+  const state = await loadIndex(deps, options.path, sum, numbers.length > 0, reason)
   try {
     return await assembleWithIndex(deps, options, gate, sum, { found, numbers, state })
   } catch (error) {
@@ -174,22 +142,29 @@ async function assembleWithIndex(
   await space.refresh()
   const { extentBytes, reserveBytes } = options
   const table = new ExtentTable(deps.extents, { extentBytes, reserveBytes, diskId }, space, deps.entropy, sum)
-  const ledger = new Ledger(checkpoint?.chunks ?? 0, live)
+  const payloadMax = Math.min(limits.chunkBytesMax + sectorBytes + urgentTailBytes, extentBytes / 2 + extentBytes / 16)
+  const ledger = new Ledger(checkpoint?.chunks ?? 0, live, new ExtentRanking(payloadMax))
   const extents = await sortExtents(deps, table, state, numbers)
   const from = { extent: checkpoint?.extent ?? 0, offset: checkpoint?.offset ?? firstGroupOffset }
-  const wanted = new Set([...live.keys(), ...extents])
+  const inUse = [...live].flatMap(([extent, bytes]) => (bytes > 0 ? [extent] : []))
+  const wanted = new Set([...inUse, ...extents])
   if (from.extent > 0) wanted.add(from.extent)
   const lost = await findLostExtents(deps.extents, table, wanted, extentBytes)
   const chain = rebuilt ? undefined : (checkpoint?.chain.slice() ?? new Uint8Array(8))
-  const replayed = checkpoint?.clean
+  const stopped = checkpoint?.clean === true && !(await goesOn(table, from, extents, sum))
+  const replayed = stopped
     ? { end: from, chain: chain ?? new Uint8Array(8), groups: 0, damage: [], suspects: [], torn: false }
     : await replay({ table, index, ledger, sum }, { from, chain, extents })
   await freeBeyond(deps, table, replayed.end.extent, extents)
 
   const checkpointer = new Checkpointer({ index, ledger, table, gate, clock: deps.clock }, replayed.end, replayed.chain)
-  for (const number of numbers) if (number < replayed.end.extent) checkpointer.emptied(number)
+  await openBooks(deps, { index, ledger, table, checkpointer }, numbers, replayed.end.extent)
   await checkpointer.save(false)
+  if (rebuilt) await rebuildDone(deps.files)
+  const idMax = await index.highest()
   await table.trim()
+  const active = await activeExtent(table, replayed.end.extent)
+  if (active === undefined) await sealExtent(deps, { index, ledger, table, checkpointer }, replayed.end.extent)
   const log = new LogWriter(
     {
       table,
@@ -204,13 +179,56 @@ async function assembleWithIndex(
       salt: deps.entropy.bytes(8),
       idleMs: options.idleMs ?? idleMsDefault,
     },
-    await activeExtent(table, replayed.end.extent),
+    active,
     replayed.end,
     replayed.chain,
   )
-  const suspicious = lost.size > 0 || replayed.damage.length > 0 || hasGap(extents)
-  const clean = checkpoint?.clean ?? !rebuilt
-  return { identity, index, ledger, table, checkpointer, log, space, clean, rebuilt, replayed, lost, suspicious }
+  // A file that is gone from the middle of the log breaks its chain, which is damage.
+  const suspicious = lost.size > 0 || replayed.damage.length > 0
+  const clean = stopped || (checkpoint === undefined && !rebuilt)
+  const books = { index, ledger, table, checkpointer, log, space, idMax, guard: state.guard }
+  return { ...books, identity, clean, rebuilt: rebuilt || state.unreported, replayed, lost, suspicious }
+}
+
+/**
+ * True when the log has groups behind a place that a checkpoint calls its end. Then that is an earlier checkpoint, and the
+ * index lost a later one: LevelDB drops records of its own log that do not check out.
+ */
+async function goesOn(table: ExtentTable, from: Position, extents: readonly number[], sum: Sum): Promise<boolean> {
+  const sector = new Uint8Array(sectorBytes)
+  for (const extent of extents) {
+    const held = await table.hold(extent)
+    if (held === undefined) continue
+    try {
+      const offset = extent === from.extent ? from.offset : firstGroupOffset
+      const nonce = held.header?.nonce
+      if (nonce === undefined || (await held.file.read(sector, offset)) < sectorBytes) continue
+      if (decodeGroupHeader(sector, { extent, offset }, nonce, sum) !== undefined) return true
+    } finally {
+      held.release()
+    }
+  }
+  return false
+}
+
+type Books = Pick<DiskParts, 'index' | 'ledger' | 'table' | 'checkpointer'>
+
+/** Enters the extents that the log has left, and looks which of them are empty. */
+async function openBooks(deps: DiskDeps, books: Books, numbers: readonly number[], end: number): Promise<void> {
+  const { index, ledger, table } = books
+  ledger.setPinned(await index.quarantinedBytes())
+  const files = new Set(numbers)
+  // Files that were recycled after the last checkpoint.
+  for (const extent of ledger.extents())
+    if (extent < end && !files.has(extent) && ledger.liveBytes(extent) === 0) ledger.retired(extent)
+  for (const number of table.sequences(0, end - 1)) await sealExtent(deps, books, number)
+}
+
+async function sealExtent(deps: DiskDeps, { ledger, checkpointer }: Books, number: number): Promise<void> {
+  ledger.tombstones.unknown(number)
+  const size = await deps.extents.sizeOf(number)
+  if (size !== undefined) ledger.seal(number, size, undefined)
+  checkpointer.emptied(number)
 }
 
 /** The extent that the log goes on in; undefined when it is missing, cut off, or its header is damaged: a new one is begun. */

@@ -7,21 +7,19 @@
  * possible. Memory does not grow with the log.
  */
 
-import { decodeGroupHeader, type FoundGroup, groupEnd, headBytes, readFrames } from '../../../core/chunk/group.ts'
+import { type FoundGroup, groupEnd } from '../../../core/chunk/group.ts'
 import { freedBy, indexChanges, type IndexChange } from '../../../core/chunk/index-record.ts'
 import { firstGroupOffset, laterOf, type Position, sectorBytes } from '../../../core/chunk/position.ts'
 import { type Damage, RecoveryWalk } from '../../../core/chunk/recovery.ts'
-import type { Location, LogRecord, PutRecord } from '../../../core/chunk/record.ts'
+import type { LogRecord, PutRecord } from '../../../core/chunk/record.ts'
 import { blockSumsOf, firstBadBlock, type Sum } from '../../../core/chunk/sums.ts'
 import { equalBytes } from '../../../base/bytes.ts'
 import type { ChunkId } from '../../../model/ids.ts'
 import { limits } from '../../../model/limits.ts'
 import type { ChunkIndex } from './chunk-index.ts'
 import type { ExtentTable, HeldExtent } from './extent-table.ts'
+import { type Content, ExtentWalk, walkBufferBytes } from './extent-walk.ts'
 import type { Ledger } from './ledger.ts'
-
-/** Read at once while scanning. */
-const windowBytes = 128 * 1024
 
 export interface ReplayParts {
   readonly table: ExtentTable
@@ -50,64 +48,10 @@ export interface ReplayResult {
   readonly torn: boolean
 }
 
-/** The valid headers of groups in an extent from `from` to `until`. What is not one is stepped over by sectors. */
-async function* scanGroups(held: HeldExtent, from: number, until: number, sum: Sum): AsyncGenerator<FoundGroup> {
-  const nonce = held.header?.nonce
-  if (nonce === undefined) return
-  const window = new Uint8Array(windowBytes)
-  let start = 0
-  let filled = 0
-  for (let at = from; at < until; ) {
-    if (at < start || at + sectorBytes > start + filled) {
-      start = at
-      filled = await held.file.read(window, at)
-      if (filled < sectorBytes) return
-    }
-    const sector = window.subarray(at - start, at - start + sectorBytes)
-    const group = decodeGroupHeader(sector, { extent: held.sequence, offset: at }, nonce, sum)
-    if (group === undefined) at += sectorBytes
-    else {
-      yield group
-      at = groupEnd(group).offset
-    }
-  }
-}
-
 async function readExactly(held: HeldExtent, offset: number, length: number): Promise<Uint8Array> {
   const into = new Uint8Array(length)
   const read = await held.file.read(into, offset)
   return read < length ? into.subarray(0, read) : into
-}
-
-interface Content {
-  readonly record: LogRecord
-  readonly location: Location
-  /** Bytes of a small chunk. */
-  readonly inline: Uint8Array | undefined
-}
-
-async function readContents(
-  held: HeldExtent,
-  group: FoundGroup,
-  sum: Sum,
-): Promise<{ contents: Content[]; whole: boolean }> {
-  const nonce = held.header?.nonce
-  if (nonce === undefined) return { contents: [], whole: false }
-  const head = await readExactly(held, group.offset, headBytes(group.framesBytes))
-  const { frames, whole } = readFrames(head, group, nonce, sum)
-  const contents = frames.map(({ record, inline, at, inlineAt, length }): Content => {
-    const large = group.payloadBytes > 0
-    const head = group.offset + headBytes(group.framesBytes)
-    const location: Location = {
-      extent: group.extent,
-      group: group.offset,
-      record: at,
-      payload: large ? head : group.offset + at + inlineAt,
-      span: large ? headBytes(group.framesBytes) + group.payloadBytes : length,
-    }
-    return { record, location, inline: large || record.kind !== 'put' ? undefined : inline.slice() }
-  })
-  return { contents, whole }
 }
 
 function inlineIntact(record: PutRecord, inline: Uint8Array, sum: Sum): boolean {
@@ -190,7 +134,7 @@ interface Survey {
   readonly ends: ReadonlyMap<number, number>
 }
 
-async function survey(parts: ReplayParts, start: ReplayStart): Promise<Survey> {
+async function survey(parts: ReplayParts, start: ReplayStart, buffer: Uint8Array): Promise<Survey> {
   let watermark = start.from
   const ends = new Map<number, number>()
   for (const extent of start.extents) {
@@ -198,7 +142,7 @@ async function survey(parts: ReplayParts, start: ReplayStart): Promise<Survey> {
     if (held === undefined) continue
     try {
       const from = extent === start.from.extent ? start.from.offset : firstGroupOffset
-      for await (const group of scanGroups(held, from, held.file.size - sectorBytes, parts.sum)) {
+      for await (const group of new ExtentWalk(held, parts.sum, buffer).groups(from, held.file.size - sectorBytes)) {
         watermark = laterOf(watermark, group.watermark)
         ends.set(extent, groupEnd(group).offset)
         const before = ends.get(group.before.extent)
@@ -213,22 +157,26 @@ async function survey(parts: ReplayParts, start: ReplayStart): Promise<Survey> {
 
 /** Repeats the log from `start`. Writes nothing but the index; syncs what it believes. */
 export async function replay(parts: ReplayParts, start: ReplayStart): Promise<ReplayResult> {
-  const { watermark, ends } = await survey(parts, start)
+  const buffer = new Uint8Array(walkBufferBytes)
+  const { watermark, ends } = await survey(parts, start, buffer)
   const walk = new RecoveryWalk({ from: start.from, chain: start.chain, watermark })
   const repeater = new Repeater(parts, start.chain === undefined)
   let groups = 0
   let torn = false
-  let unsynced = false
+  let synced = 0
   const damage: Damage[] = []
 
-  const step = async (held: HeldExtent, group: FoundGroup): Promise<boolean> => {
+  const step = async (held: HeldExtent, extentWalk: ExtentWalk, group: FoundGroup): Promise<boolean> => {
     const verdict = walk.judge(group)
     if (verdict === 'stop') return false
-    const { contents, whole } = await readContents(held, group, parts.sum)
+    const { contents, whole } = await extentWalk.contents(group)
     if (verdict === 'check') {
       if (!whole || !(await isComplete(held, contents, parts.sum))) return false
       walk.accept(group)
-      unsynced = true
+      // What was read may be in the page cache only (the process died, the machine did not). The index must never be ahead
+      // of the log, so it has to be on the disk before it is repeated: one sync is for all that the extent has.
+      if (synced !== group.extent) await held.file.sync()
+      synced = group.extent
     } else if (!whole) {
       damage.push({ from: { extent: group.extent, offset: group.offset }, to: groupEnd(group) })
     }
@@ -242,14 +190,11 @@ export async function replay(parts: ReplayParts, start: ReplayStart): Promise<Re
     if (held === undefined) continue
     try {
       const from = extent === start.from.extent ? start.from.offset : firstGroupOffset
-      for await (const group of scanGroups(held, from, until, parts.sum)) {
-        torn = !(await step(held, group))
+      const extentWalk = new ExtentWalk(held, parts.sum, buffer)
+      for await (const group of extentWalk.groups(from, until)) {
+        torn = !(await step(held, extentWalk, group))
         if (torn) break
       }
-      // What was read may be in the page cache only (the process died, the machine did not): it counts from here on, so
-      // it has to be on the disk.
-      if (unsynced) await held.file.sync()
-      unsynced = false
     } finally {
       held.release()
     }

@@ -7,20 +7,31 @@
 
 import { equalBytes } from '../../../base/bytes.ts'
 import { Mutex } from '../../../base/async/mutex.ts'
-import { decodeGroupHeader, frameSeed } from '../../../core/chunk/group.ts'
+import { decodeGroupHeader, frameSeed, groupHeadBytesMax } from '../../../core/chunk/group.ts'
 import type { ChunkRecord } from '../../../core/chunk/index-record.ts'
 import { alignUp, sectorBytes } from '../../../core/chunk/position.ts'
-import { readFrame } from '../../../core/chunk/record.ts'
+import { type PutRecord, readFrame } from '../../../core/chunk/record.ts'
 import { firstBadBlock, type Sum } from '../../../core/chunk/sums.ts'
 import type { ChunkId } from '../../../model/ids.ts'
 import { limits } from '../../../model/limits.ts'
 import type { HeldExtent } from './extent-table.ts'
 
-/** Room for one frame's worth of payload that starts anywhere in a sector. */
-export const verifyBufferBytes: number = limits.frameBytes + 2 * sectorBytes
+/** Room for the longest head of a group, or a head of one sector and blocks of payload that start anywhere in a sector. */
+export const verifyBufferBytes: number = groupHeadBytesMax + 2 * sectorBytes
+
+/** Reads `length` bytes from `offset` of an extent; a view that the next call overwrites. */
+export type DirectRead = (held: HeldExtent, offset: number, length: number) => Promise<Uint8Array>
 
 /** Most bytes of one record's frame: a small chunk, its sums and its fields. */
 const frameBytesMax = limits.inlineBytesMax + 4096
+
+export const recordsDiffer = 'its record in the index differs from the one in the log'
+
+/** True when the log's record and the index's describe the same bytes. */
+export function sameContent(put: PutRecord, record: ChunkRecord): boolean {
+  const same = put.length === record.length && put.lease === record.lease
+  return same && equalBytes(put.root, record.root) && equalBytes(put.blockSums, record.blockSums)
+}
 
 export class Verifier {
   readonly #buffer: Uint8Array
@@ -30,6 +41,11 @@ export class Verifier {
   constructor(buffer: Uint8Array, sum: Sum) {
     this.#buffer = buffer
     this.#sum = sum
+  }
+
+  /** Runs `work` with the buffer to itself; it must not call back in here. */
+  alone<T>(work: (read: DirectRead) => Promise<T>): Promise<T> {
+    return this.#mutex.run(() => work((held, offset, length) => this.#read(held, offset, length)))
   }
 
   /** One line that says what is wrong with the chunk on disk, or undefined when it is intact. */
@@ -57,9 +73,8 @@ export class Verifier {
     const seed = frameSeed(nonce, header.checksum)
     const frame = readFrame(await this.#read(held, group + at, frameBytesMax), 0, seed, this.#sum)
     const put = frame?.record
-    if (put?.kind !== 'put' || put.id !== id || !equalBytes(put.root, record.root))
-      return 'its record in the log is damaged'
-    return undefined
+    if (put?.kind !== 'put' || put.id !== id) return 'its record in the log is damaged'
+    return sameContent(put, record) ? undefined : recordsDiffer
   }
 
   async #checkPayload(record: ChunkRecord, held: HeldExtent): Promise<string | undefined> {
@@ -71,6 +86,15 @@ export class Verifier {
       if (bad !== undefined) return `block ${bad} does not match its checksum`
     }
     return undefined
+  }
+
+  /** The bytes of a small chunk as the log has them; undefined when they do not match its sums. The caller's own copy. */
+  content(record: ChunkRecord, held: HeldExtent): Promise<Uint8Array | undefined> {
+    return this.#mutex.run(async () => {
+      const bytes = (await this.#read(held, record.location.payload, record.length)).slice()
+      const whole = bytes.length === record.length
+      return whole && firstBadBlock(this.#sum, bytes, 0, record.blockSums) === undefined ? bytes : undefined
+    })
   }
 
   /** Up to `length` bytes from `offset`, a view that the next call overwrites. */

@@ -8,8 +8,11 @@ import { openExtentFiles } from '../../../../src/drivers/extents-node.ts'
 import { createFiles } from '../../../../src/drivers/files-node.ts'
 import { createLevelFactory } from '../../../../src/drivers/kv-level.ts'
 import { createNodeClock } from '../../../../src/drivers/clock-node.ts'
+import type { Clock } from '../../../../src/ports/clock.ts'
 import { openDisk } from '../../../../src/services/storage/engine/disk.ts'
+import type { DiskOptions } from '../../../../src/services/storage/engine/types.ts'
 import type { DiskEngine } from '../../../../src/services/storage/types.ts'
+import { ManualClock } from '../../../support/manual-clock.ts'
 import { codeOf, content, get, put, seeded, silentLog, silentMetrics, testHasher } from '../../../support/disk-world.ts'
 
 const MiB = 1 << 20
@@ -27,20 +30,20 @@ describe('disk engine on the real file system', () => {
     await rm(directory, { recursive: true, force: true })
   })
 
-  async function openHere(nodeId?: string): Promise<DiskEngine> {
+  async function openHere(nodeId?: string, extra: Partial<DiskOptions> = {}, clock?: Clock): Promise<DiskEngine> {
     const random = seeded(7)
     const deps = {
       files: createFiles(directory),
       extents: await openExtentFiles(directory),
       kv: createLevelFactory(directory),
       hasher: testHasher,
-      clock: createNodeClock(),
+      clock: clock ?? createNodeClock(),
       entropy: { bytes: (length: number) => Uint8Array.from({ length }, () => random() * 256), unit: random },
       log: silentLog,
       metrics: silentMetrics,
     }
     const owner = nodeId === undefined ? {} : { nodeId }
-    const options = { ...owner, path: directory, extentBytes: 32 * MiB, reserveBytes: 16 * MiB }
+    const options = { ...owner, path: directory, extentBytes: 32 * MiB, reserveBytes: 16 * MiB, ...extra }
     const disk = await openDisk(deps, options)
     opened.push(disk)
     return disk
@@ -69,6 +72,28 @@ describe('disk engine on the real file system', () => {
       await disk.delete(ids)
     }
     expect(disk.status().chunks).to.equal(0)
+  })
+
+  it('compacts extents past the page cache, and the moved chunks read back', async () => {
+    const clock = new ManualClock()
+    const never = Number.MAX_SAFE_INTEGER
+    const compaction = { liveRatio: 0.5, bytesPerSecond: 1 << 30, idleMs: 1000 }
+    const options = { extentBytes: 4 * MiB, compaction, health: { suspectMs: never, failMs: never } }
+    let disk = await openHere(undefined, options, clock)
+    const sizeOf = (id: number): number => (id % 4 === 0 ? 3000 : 300_000)
+    const ids = Array.from({ length: 60 }, (_, i) => i + 1)
+    for (const id of ids) await put(disk, id, content(id, sizeOf(id)))
+    await disk.delete(ids.filter((id) => id % 3 > 0))
+    while (disk.status().reclaimableBytes > disk.status().liveBytes / 10) {
+      clock.advance(500)
+      await new Promise((resolve) => setImmediate(resolve))
+    }
+    await disk.close()
+    disk = await openHere()
+    for (const id of ids.filter((one) => one % 3 === 0)) {
+      expect(Buffer.compare(await get(disk, id), content(id, sizeOf(id)))).to.equal(0)
+      expect(await disk.verify(id)).to.equal('intact')
+    }
   })
 
   it('finds a byte flipped in the file, reports it once, and takes the repair', async () => {

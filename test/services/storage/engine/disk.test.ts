@@ -142,7 +142,7 @@ describe('disk engine', () => {
     expect(await disk.verify(1)).to.equal('corrupt')
   })
 
-  it('reads a small chunk from the log when its bytes in the index are damaged, and calls that corrupt on verify', async () => {
+  it('reads a small chunk from the log when its bytes in the index are damaged, and renews them on verify', async () => {
     const world = new DiskWorld()
     const disk = await world.open()
     await put(disk, 1, content(1, 1000))
@@ -150,7 +150,15 @@ describe('disk engine', () => {
       value[value.length - 1] = (value.at(-1) ?? 0) ^ 1
     })
     expect(await get(disk, 1)).to.deep.equal(content(1, 1000))
-    expect(await disk.verify(1)).to.equal('corrupt')
+    expect(await disk.verify(1)).to.equal('intact')
+    expect(disk.scrub()).to.include({ healed: 1, findings: 0 })
+    world.extents.flip(1, 4096 + 300)
+    expect(await get(disk, 1)).to.deep.equal(content(1, 1000))
+    expect(await disk.verify(1)).to.equal('intact')
+    expect(disk.scrub()).to.include({ healed: 2, findings: 0 })
+    await disk.close()
+    world.kv.corrupt = true
+    expect(await get(await world.open(), 1)).to.deep.equal(content(1, 1000))
   })
 
   it('forgets and reports a chunk whose index record is damaged', async () => {
@@ -279,6 +287,7 @@ describe('disk engine', () => {
     expect(disk.rebuilt).to.equal(true)
     expect(disk.status().chunks).to.equal(28)
     for (let id = 5; id <= 30; id++) expect(await get(disk, id)).to.deep.equal(content(id, id % 3 === 0 ? large : 500))
+    await disk.adopt('a'.repeat(32), 's1')
     await disk.close()
     expect((await world.open()).rebuilt).to.equal(false)
   })

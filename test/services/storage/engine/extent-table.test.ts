@@ -70,7 +70,7 @@ describe('extent table', () => {
       create: async (number, bytes) => wrap(await files.create(number, bytes)),
     })
     for (let i = 0; i < 10; i++) {
-      const code = await table.next(4096, false).then(
+      const code = await table.next(4096, 'chunk').then(
         () => 'none',
         (error: StoreError) => error.code,
       )
@@ -78,7 +78,7 @@ describe('extent table', () => {
     }
     expect((await files.list()).length).to.equal(1)
     full = false
-    const held = await table.next(4096, false)
+    const held = await table.next(4096, 'chunk')
     expect(held.header?.sequence).to.equal(held.sequence)
     expect((await files.list()).length).to.equal(1)
   })

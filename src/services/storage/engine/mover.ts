@@ -1,0 +1,262 @@
+/**
+ * Moves what is of use out of one extent: read, checked, appended again as a record that frees the old place.
+ *
+ * Invariants (docs/RULES.md, rule 5):
+ * - A move is a `put` record of the same chunk that frees its old place, appended under the id's lock after the place was
+ *   looked up again: a delete, a replacement or a quarantine that came first wins.
+ * - Bytes are checked against the chunk's sums before they are appended; what does not match is quarantined where it is.
+ * - What is quarantined is not moved.
+ * - What the extent's records hide elsewhere is said again (core/chunk/tombstones.ts).
+ * Memory: one window, one slot of the arena, and a batch of small chunks.
+ */
+
+import { equalBytes } from '../../../base/bytes.ts'
+import { type ChunkRecord, freedBy } from '../../../core/chunk/index-record.ts'
+import { alignUp, firstGroupOffset, sectorBytes } from '../../../core/chunk/position.ts'
+import type { Freed, Location } from '../../../core/chunk/record.ts'
+import { blockSumsOf, firstBadBlock, type Sum } from '../../../core/chunk/sums.ts'
+import { shadowsOf } from '../../../core/chunk/tombstones.ts'
+import { isStoreError } from '../../../model/errors.ts'
+import type { ChunkId } from '../../../model/ids.ts'
+import type { Arena } from './arena.ts'
+import { type Content, ExtentWalk, walkBufferBytes } from './extent-walk.ts'
+import type { HeldExtent } from './extent-table.ts'
+import type { KeyedLocks } from './keyed-locks.ts'
+import type { DiskParts } from './open.ts'
+import type { Replicas } from './replicas.ts'
+import type { DiskDeps } from './types.ts'
+
+/** Small chunks appended at once. */
+const batchBytes = 512 * 1024
+const batchRecords = 1024
+/** Index records read at once by the search for what the headers do not show. */
+const pageRecords = 256
+/** About what reading one of them costs. */
+const recordBytes = 256
+
+export interface MoverParts {
+  readonly path: string
+  readonly deps: DiskDeps
+  readonly disk: DiskParts
+  readonly sum: Sum
+  readonly locks: KeyedLocks
+  readonly arena: Arena
+  readonly replicas: Replicas
+}
+
+/** What a mover asks before each step, and whom it tells. */
+export interface MoverPass {
+  readonly signal: AbortSignal
+  over(): boolean
+  /** Waits until `bytes` may be read or written. False when it is over. */
+  allow(bytes: number): Promise<boolean>
+  /** A chunk of so many bytes has another place now. */
+  moved(bytes: number): void
+  /** Something went wrong that does not end the work. */
+  failed(error: unknown): void
+}
+
+export class Mover {
+  readonly #parts: MoverParts
+  readonly #pass: MoverPass
+  #buffer: Uint8Array | undefined
+
+  constructor(parts: MoverParts, pass: MoverPass) {
+    this.#parts = parts
+    this.#pass = pass
+  }
+
+  /** Moves what the extent's own headers show, and carries on what it hides. False when it was stopped before the end. */
+  async walk(held: HeldExtent): Promise<boolean> {
+    this.#buffer ??= this.#parts.deps.extents.arena(walkBufferBytes)
+    const walk = new ExtentWalk(held, this.#parts.sum, this.#buffer, true)
+    let batch: Content[] = []
+    let bytes = 0
+    const flush = async (): Promise<void> => {
+      const items = batch
+      batch = []
+      bytes = 0
+      await this.#all(items.map((content) => this.#moveSmall(content)))
+    }
+    try {
+      for await (const group of walk.groups(firstGroupOffset, held.file.size - sectorBytes)) {
+        if (!(await this.#pass.allow(sectorBytes))) return false
+        for (const content of (await walk.contents(group)).contents) {
+          const { record, location, inline } = content
+          if (record.kind === 'quarantine') continue
+          if (record.kind === 'put' && inline === undefined)
+            await this.#moveLarge(record.id, location, held, record.frees)
+          else {
+            batch.push(content)
+            bytes += inline?.length ?? 0
+          }
+          if (bytes < batchBytes && batch.length < batchRecords) continue
+          if (!(await this.#pass.allow(bytes))) return false
+          await flush()
+        }
+      }
+      if (!(await this.#pass.allow(bytes))) return false
+    } catch (error) {
+      // A header that cannot be read hides records: they are found by the index.
+      if (isStoreError(error) && error.code !== 'IO') throw error
+      this.#pass.failed(error)
+    }
+    await flush()
+    return !this.#pass.over()
+  }
+
+  /** All of them: one that fails must not leave others behind its back. */
+  async #all(work: readonly Promise<unknown>[]): Promise<void> {
+    for (const end of await Promise.allSettled(work)) if (end.status === 'rejected') throw end.reason
+  }
+
+  #inUse(extent: number): boolean {
+    return this.#parts.disk.table.has(extent)
+  }
+
+  /** The chunk's record when the index has it at this place. */
+  async #current(id: ChunkId, { extent, payload }: Location): Promise<ChunkRecord | undefined> {
+    const known = await this.#parts.disk.index.get(id)
+    if (known.kind !== 'held') return undefined
+    const { location } = known.record
+    return location.extent === extent && location.payload === payload ? known.record : undefined
+  }
+
+  /** A small chunk, or a tombstone: under the id's lock all is known. */
+  async #moveSmall({ record, location, inline }: Content): Promise<void> {
+    if (record.kind === 'quarantine') return
+    const { id } = record
+    const shadows = shadowsOf(record.frees, location.extent, (extent) => this.#inUse(extent))
+    if (inline === undefined && shadows.length === 0) return
+    let rotten: ChunkRecord | undefined
+    await this.#parts.locks.run([id], async () => {
+      const current = inline === undefined ? undefined : await this.#current(id, location)
+      if (current === undefined || inline === undefined) return this.#carry(id, shadows)
+      if (inline.length !== current.length || !equalBytes(blockSumsOf(this.#parts.sum, inline), current.blockSums)) {
+        rotten = current
+        return
+      }
+      await this.#append(id, current, shadows, { inline })
+    })
+    if (rotten !== undefined)
+      await this.#parts.replicas.bad(id, rotten, 'its bytes in the log do not match their checksum')
+  }
+
+  /** Under the id's lock. A deleted chunk stays deleted whatever is recycled; one that is here hides older copies itself. */
+  async #carry(id: ChunkId, shadows: readonly Freed[]): Promise<void> {
+    const { index, log } = this.#parts.disk
+    if (shadows.length === 0 || (await index.has(id)) || (await index.quarantinesOf(id)).length > 0) return
+    await log.append({ record: { kind: 'delete', id, frees: [...shadows] }, move: true })
+  }
+
+  /** Under the id's lock, which was held since `current` was looked up. */
+  async #append(
+    id: ChunkId,
+    current: ChunkRecord,
+    shadows: readonly Freed[],
+    content: { inline?: Uint8Array; payload?: Uint8Array },
+  ): Promise<void> {
+    const { length, lease, root, blockSums, location } = current
+    const frees = [freedBy(location, true), ...shadows]
+    await this.#parts.disk.log.append({
+      record: { kind: 'put', id, length, lease, root, blockSums, frees },
+      ...content,
+      move: true,
+    })
+    this.#pass.moved(location.span)
+  }
+
+  async #moveLarge(id: ChunkId, place: Location, held: HeldExtent, frees: readonly Freed[]): Promise<void> {
+    const { locks, arena, sum, replicas } = this.#parts
+    const shadows = shadowsOf(frees, place.extent, (extent) => this.#inUse(extent))
+    const seen = await this.#current(id, place)
+    if (seen === undefined) {
+      if (shadows.length > 0) await locks.run([id], () => this.#carry(id, shadows))
+      return
+    }
+    if (!(await this.#pass.allow(2 * seen.location.span))) return
+    const slot = await arena.take(sectorBytes + alignUp(seen.length), this.#pass.signal)
+    try {
+      const payload = slot.bytes.subarray(sectorBytes)
+      const finding = await this.#read(held, seen, payload, sum)
+      if (finding !== undefined) return await replicas.bad(id, seen, finding)
+      payload.fill(0, seen.length)
+      await locks.run([id], async () => {
+        const current = await this.#current(id, place)
+        if (current !== undefined) await this.#append(id, current, shadows, { payload: slot.bytes })
+      })
+    } finally {
+      slot.release()
+    }
+  }
+
+  /** Fills `into` with a large chunk from the disk; gives what is wrong with it. */
+  async #read(held: HeldExtent, record: ChunkRecord, into: Uint8Array, sum: Sum): Promise<string | undefined> {
+    const { file } = held
+    const { payload } = record.location
+    try {
+      const read = await (file.readDirect?.(into, payload) ?? file.read(into, payload))
+      if (read < record.length) return 'its extent ends early'
+    } catch (error) {
+      return `it cannot be read: ${error instanceof Error ? error.message : String(error)}`
+    }
+    const bad = firstBadBlock(sum, into.subarray(0, record.length), 0, record.blockSums)
+    return bad === undefined ? undefined : `block ${bad} does not match its checksum`
+  }
+
+  /**
+   * The books say that more of the extent is of use than its headers show. The index is looked through for what is in it;
+   * when nothing is, the books are put right by a record of their own, so that no space is lost for good.
+   */
+  async search(held: HeldExtent): Promise<void> {
+    const { index, ledger, log } = this.#parts.disk
+    const extent = held.sequence
+    for (let from = 0; ; ) {
+      if (!(await this.#pass.allow(pageRecords * recordBytes))) return
+      const page = await index.records(from, pageRecords)
+      for (const { id, record } of page) {
+        if (this.#pass.over()) return
+        if (record === undefined)
+          await this.#parts.replicas.find(id).then(
+            (stored) => stored.held.release(),
+            () => undefined,
+          )
+        else if (record.location.extent === extent) await this.#rescue(id, record, held)
+      }
+      const last = page.at(-1)
+      if (last === undefined || page.length < pageRecords) break
+      from = last.id + 1
+    }
+    const span = ledger.liveBytes(extent) - ledger.pinnedBytes(extent)
+    if (span <= 0 || this.#pass.over()) return
+    this.#parts.deps.log.warn('the books of an extent were off and are put right', {
+      disk: this.#parts.path,
+      extent,
+      span,
+    })
+    await log.append({
+      record: { kind: 'delete', id: 0, frees: [{ extent, payload: 0, span, held: false }] },
+      move: true,
+    })
+  }
+
+  /** A chunk whose header in the log is damaged: its bytes are moved when they check out, else it is quarantined. */
+  async #rescue(id: ChunkId, record: ChunkRecord, held: HeldExtent): Promise<void> {
+    if (record.inline === undefined) return this.#moveLarge(id, record.location, held, [])
+    const inline = new Uint8Array(record.length)
+    await held.file.read(inline, record.location.payload).catch(() => 0)
+    await this.#moveSmall({
+      record: {
+        kind: 'put',
+        id,
+        length: record.length,
+        lease: record.lease,
+        root: record.root,
+        blockSums: record.blockSums,
+        frees: [],
+      },
+      location: record.location,
+      inline,
+    })
+  }
+}

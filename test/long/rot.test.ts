@@ -1,0 +1,40 @@
+/**
+ * Rot, exhaustive: every byte of the index, the identity and the records of a small store, one at a time, on the real
+ * drivers, after a stop in order and after a crash; of large payloads, whose blocks are all protected alike, every 97th.
+ */
+
+import { expect } from 'chai'
+import { mkdtemp, rm } from 'node:fs/promises'
+import { join } from 'node:path'
+import { makeStore, rotAll, rotPlace, type SpotKind, spotsOf } from '../support/rot.ts'
+
+const payloadStride = 97
+
+describe('rot: every byte of a small store', function () {
+  this.timeout(7_200_000)
+  let base = ''
+
+  before(async () => {
+    base = await mkdtemp(join(rotPlace, 'holdfast-rot-'))
+  })
+
+  after(async () => {
+    await rm(base, { recursive: true, force: true })
+  })
+
+  for (const stop of ['clean', 'crash'] as const) {
+    for (const kinds of [['index'], ['identity', 'header'], ['payload', 'blank']] as const) {
+      it(`${kinds.join(' and ')}: ends as nothing, repaired, reported or refused (${stop})`, async () => {
+        const store = join(base, `${stop}-${kinds[0]}`)
+        await makeStore(store, stop)
+        const spots = (await spotsOf(store)).filter(
+          ({ kind, offset }) =>
+            (kinds as readonly SpotKind[]).includes(kind) && (kind !== 'payload' || offset % payloadStride === 0),
+        )
+        const { counts, broken } = await rotAll(store, join(base, 'work'), spots)
+        console.log(`      ${[...counts].map(([end, count]) => `${end}: ${count}`).join(', ')}`)
+        expect(broken, broken.slice(0, 20).join('\n')).to.deep.equal([])
+      })
+    }
+  }
+})

@@ -84,7 +84,8 @@ if (tried !== undefined) {
         async () => (await codeOf(put(disk, 5000, content(5000, chunkBytes)))) === 'none',
       )
       held.add(5000)
-      await until('what was deleted can be used again', () => disk.status().reclaimableBytes < 6 * MiB)
+      const usable = (): boolean => disk.status().freeForNewBytes > 16 * MiB
+      await until('what was deleted can be used again', usable, 60_000)
       expect(await fill(6000)).to.be.greaterThan(30)
       await expectHeld()
     })
@@ -92,11 +93,14 @@ if (tried !== undefined) {
     it('survives others who take the last byte: a typed refusal, and all is there when they are gone', async () => {
       const ballast = await fillUntil(small.directory, 0)
       await expectHeld()
-      expect(await codeOf(put(disk, 9001, content(1, chunkBytes)))).to.equal('NO_SPACE')
+      // When the index met the end of the space the disk takes no more until it is opened again; else it is only full.
+      const refused = ['NO_SPACE', 'DISK_FAILED']
+      expect(await codeOf(put(disk, 9001, content(1, chunkBytes)))).to.be.oneOf(refused)
+      await expectHeld()
       const victim = [...held][0] as number
       const code = await codeOf(disk.delete([victim]))
       if (code === 'none') held.delete(victim)
-      else expect(code).to.be.oneOf(['NO_SPACE', 'DISK_FAILED'])
+      else expect(code).to.be.oneOf(refused)
       await disk.close()
       const opened = await openRealDisk(small.directory, options).catch((error: unknown) => {
         expect(isStoreError(error), String(error)).to.equal(true)

@@ -62,8 +62,6 @@ export class ExtentRanking {
   readonly #levels = Array.from({ length: classes + 1 }, () => new IndexedHeap<number, number>((a, b) => a - b))
   /** A payload up to this size may not have fit at the end of an extent. */
   readonly #payloadMax: number
-  /** Left out by `setAside`. */
-  readonly #aside = new Set<number>()
   #live = 0
   #room = 0
 
@@ -123,23 +121,14 @@ export class ExtentRanking {
     this.#extents.delete(sequence)
     this.#live -= extent.live
     this.#room -= extent.room
-    // An extent became free: what found no room to move to may find some now.
-    this.#aside.delete(sequence)
-    const aside = [...this.#aside]
-    this.#aside.clear()
-    for (const other of aside) {
-      const left = this.#extents.get(other)
-      if (left !== undefined) this.#place(left)
-    }
   }
 
-  /** Leaves the extent out until its figures change or another one is dropped: nothing more can be got out of it now. */
+  /** Leaves the extent out until its figures change: nothing more can be got out of it now. */
   setAside(sequence: number): void {
     const extent = this.#extents.get(sequence)
     if (extent === undefined || extent.level < 0) return
     this.#levels[extent.level]?.delete(sequence)
     extent.level = -1
-    this.#aside.add(sequence)
   }
 
   #place(extent: Extent): void {

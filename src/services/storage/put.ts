@@ -49,6 +49,7 @@ export async function finishPut(disks: Disks, plan: PutPlan, writer: ChunkWriter
   const result = await writer.commit()
   // Contact may have been lost while it was written: then the disk may be fenced by now, and nobody must count on it.
   disks.checkContact()
+  if (plan.slot.failed) throw new StoreError('DISK_FAILED', 'store a chunk: its disk failed meanwhile; use another one')
   return {
     id: plan.request.id,
     disk: plan.slot.number ?? 0,

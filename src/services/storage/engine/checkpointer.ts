@@ -71,7 +71,7 @@ export class Checkpointer {
 
   /** Nothing in the extent may be of use any more; it is looked at with each checkpoint from here on. */
   emptied(extent: number): void {
-    if (this.#parts.ledger.liveBytes(extent) > 0) return
+    if (!this.#parts.ledger.isEmpty(extent)) return
     this.#emptied.set(extent, this.#position)
     if (extent >= this.#position.extent) return
     this.#reclaim ??= this.#parts.clock.after(reclaimMs, () => {
@@ -89,6 +89,8 @@ export class Checkpointer {
       })
       .finally(() => {
         this.#running = undefined
+        // It came due meanwhile, and on a quiet disk nothing else would ask again.
+        if (this.#reclaimDue && !this.#applying) this.#start()
       })
   }
 
@@ -109,7 +111,7 @@ export class Checkpointer {
     await index.saveCheckpoint({ extent, offset, chain: this.#chain.slice(), chunks: ledger.chunks, clean }, figures)
     for (const [emptied, at] of this.#emptied) {
       if (emptied >= extent || comparePositions(at, position) > 0) continue
-      if (ledger.liveBytes(emptied) > 0) this.#emptied.delete(emptied)
+      if (!ledger.isEmpty(emptied)) this.#emptied.delete(emptied)
       else if (ledger.tombstones.settled(emptied, (other) => table.has(other))) this.#retire(emptied)
       else this.#unsettled.add(emptied)
     }

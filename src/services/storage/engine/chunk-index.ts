@@ -93,7 +93,10 @@ export class ChunkIndex {
 
   /** Places of quarantined bytes under `id`, as a record that deletes them names them. */
   async quarantinesOf(id: ChunkId): Promise<Freed[]> {
-    this.#quarantinesRead ??= this.#readQuarantines()
+    this.#quarantinesRead ??= this.#readQuarantines().catch((error: unknown) => {
+      this.#quarantinesRead = undefined
+      throw error
+    })
     await this.#quarantinesRead
     if (this.#quarantined.size <= quarantinesMax && !this.#quarantined.has(id)) return []
     const out: Freed[] = []

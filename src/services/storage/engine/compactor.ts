@@ -59,6 +59,8 @@ export class Compactor {
       failed: (error) => this.#failed(error),
     })
     parts.disk.ledger.onBooked(() => this.look())
+    // What stopped for want of room goes on when there is some, also on a disk that nobody writes to.
+    parts.disk.table.onFreed(() => this.look())
     this.#show(0, 0)
   }
 

@@ -412,10 +412,12 @@ class Disk implements DiskEngine {
     if (this.#gate.refusal === undefined) {
       await checkpointer.save(true).catch((error: unknown) => this.#gate.stop('saving the index', error))
     }
-    await this.#permits.acquire(readsMax)
+    const release = await this.#permits.acquire(readsMax)
     await table.close()
     await this.#parts.guard.marked
     await index.close()
+    // Who waited for its turn meanwhile is told that the disk is closed.
+    release()
   }
 }
 

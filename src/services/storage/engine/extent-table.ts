@@ -97,6 +97,7 @@ export class ExtentTable {
   #ahead: { sequence: number; size: number } | undefined
   #aheadWork: Promise<void> | undefined
   #nextSequence = 1
+  #onFreed: (() => void) | undefined
 
   constructor(files: ExtentFiles, options: ExtentTableOptions, space: Space, entropy: Entropy, sum: Sum) {
     this.#files = files
@@ -288,6 +289,11 @@ export class ExtentTable {
     if (entry.holders === 0) this.#recycle(entry)
   }
 
+  /** Called when a file has become free: there is room that was not there before. */
+  onFreed(listener: () => void): void {
+    this.#onFreed = listener
+  }
+
   #recycle(entry: Entry): void {
     this.#making
       .run(async () => {
@@ -300,6 +306,7 @@ export class ExtentTable {
         await opened.file.close()
         this.#free.push({ number: entry.sequence, size })
         await this.#trimFree()
+        this.#onFreed?.()
       })
       // What fails to be recycled stays as it is and is found free at the next start.
       .catch(() => undefined)

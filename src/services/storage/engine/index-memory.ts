@@ -135,17 +135,22 @@ export class IndexMemory {
       if (id === undefined) continue
       this.#changing.set(id, (this.#changing.get(id) ?? 0) + 1)
       this.#forget(id)
-      if (type !== 'put') continue
-      const top = this.#tops.get(Math.floor(id / blockIds))
-      if (top !== undefined) top.id = Math.max(top.id, id)
+      if (type === 'put') this.#raiseTop(id)
     }
+  }
+
+  #raiseTop(id: ChunkId): void {
+    const top = this.#tops.get(Math.floor(id / blockIds))
+    if (top !== undefined) top.id = Math.max(top.id, id)
   }
 
   /** They were written, or nobody knows: the disk is finished then. */
   changed(changes: readonly IndexChange[]): void {
-    for (const { key } of changes) {
+    for (const { type, key } of changes) {
       const id = chunkIdOfKey(key)
       if (id === undefined) continue
+      // Again: who asked for the top while this was on its way may not have seen it.
+      if (type === 'put') this.#raiseTop(id)
       const reads = this.#reads.get(id)
       if (reads !== undefined) reads.changes++
       const count = (this.#changing.get(id) ?? 1) - 1

@@ -55,6 +55,11 @@ export class Ledger {
     return this.#pinned.get(extent) ?? 0
   }
 
+  /** Nothing in the extent is of use. Quarantined bytes keep it, whatever the other figure says. */
+  isEmpty(extent: number): boolean {
+    return this.liveBytes(extent) === 0 && this.pinnedBytes(extent) === 0
+  }
+
   /** At the start, when the index is up to date: quarantined bytes by extent. */
   setPinned(pinned: ReadonlyMap<number, number>): void {
     this.#pinned.clear()
@@ -90,9 +95,10 @@ export class Ledger {
     const emptied: number[] = []
     for (const freed of record.frees) {
       if (freed.held) this.#chunks--
-      else this.#pin(freed.extent, -freed.span)
+      // No record is at the start of a file: that only puts the books right, and no quarantined bytes are freed by it.
+      else if (freed.payload > 0) this.#pin(freed.extent, -freed.span)
       this.#add(freed.extent, -freed.span)
-      if (this.liveBytes(freed.extent) === 0) emptied.push(freed.extent)
+      if (this.isEmpty(freed.extent)) emptied.push(freed.extent)
     }
     return emptied
   }

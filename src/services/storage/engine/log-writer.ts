@@ -30,7 +30,7 @@ import {
 } from '../../../core/chunk/record.ts'
 import type { Sum } from '../../../core/chunk/sums.ts'
 import { emptyBytes } from '../../../base/bytes.ts'
-import { isStoreError } from '../../../model/errors.ts'
+import { isStoreError, StoreError } from '../../../model/errors.ts'
 import type { Clock, Timer } from '../../../ports/clock.ts'
 import type { Metrics } from '../../../ports/metrics.ts'
 import type { ExtentFile } from '../../../ports/extents.ts'
@@ -141,6 +141,7 @@ export class LogWriter {
   #booked: { readonly end: Position; readonly size: number } | undefined
   #markWanted = false
   #unmarked = false
+  #finished = false
   #idle: Timer | undefined
 
   /** `active` holds the extent of `tail`; undefined when the next append starts a new extent. */
@@ -162,6 +163,7 @@ export class LogWriter {
   append(item: LogItem): Promise<Location> {
     const { gate } = this.#parts
     if (gate.refusal !== undefined) return Promise.reject(gate.refusal)
+    if (this.#finished) return Promise.reject(new StoreError('SHUTTING_DOWN', 'the log of this disk is closed'))
     return new Promise((resolve, reject) => {
       this.#queue.push({ ...item, body: encodeRecord(item.record), resolve, reject })
       this.#unmarked = true
@@ -169,8 +171,9 @@ export class LogWriter {
     })
   }
 
-  /** Waits for everything, then closes the log: the watermark covers all of it. The caller appends nothing more. */
+  /** Waits for everything, then closes the log: the watermark covers all of it. What a late reader still finds is not noted. */
   async finish(): Promise<void> {
+    this.#finished = true
     await this.#settle()
     if (this.#unmarked && this.#parts.gate.refusal === undefined) {
       this.#markWanted = true

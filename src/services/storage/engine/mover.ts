@@ -16,6 +16,7 @@ import { alignUp, firstGroupOffset, sectorBytes } from '../../../core/chunk/posi
 import type { Freed, Location } from '../../../core/chunk/record.ts'
 import { blockSumsOf, firstBadBlock, type Sum } from '../../../core/chunk/sums.ts'
 import { shadowsOf } from '../../../core/chunk/tombstones.ts'
+import { ioErrorClass } from '../../../core/health/disk.ts'
 import { isStoreError } from '../../../model/errors.ts'
 import type { ChunkId } from '../../../model/ids.ts'
 import type { Arena } from './arena.ts'
@@ -138,8 +139,10 @@ export class Mover {
       }
       await this.#append(id, current, shadows, { inline })
     })
-    if (rotten !== undefined)
-      await this.#parts.replicas.bad(id, rotten, 'its bytes in the log do not match their checksum')
+    if (rotten === undefined) return
+    const finding = 'its bytes in the log do not match their checksum'
+    const { replicas } = this.#parts
+    if (!(await replicas.healLog(id, rotten, finding))) await replicas.bad(id, rotten, finding)
   }
 
   /** Under the id's lock. A deleted chunk stays deleted whatever is recycled; one that is here hides older copies itself. */
@@ -198,6 +201,7 @@ export class Mover {
       const read = await (file.readDirect?.(into, payload) ?? file.read(into, payload))
       if (read < record.length) return 'its extent ends early'
     } catch (error) {
+      if (ioErrorClass(error) === 'other') throw error
       return `it cannot be read: ${error instanceof Error ? error.message : String(error)}`
     }
     const bad = firstBadBlock(sum, into.subarray(0, record.length), 0, record.blockSums)

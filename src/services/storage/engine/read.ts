@@ -9,6 +9,7 @@
 import type { Semaphore } from '../../../base/async/semaphore.ts'
 import type { ChunkRecord } from '../../../core/chunk/index-record.ts'
 import { firstBadBlock, type Sum } from '../../../core/chunk/sums.ts'
+import { ioErrorClass } from '../../../core/health/disk.ts'
 import { StoreError } from '../../../model/errors.ts'
 import { type ChunkId, formatChunkId } from '../../../model/ids.ts'
 import { limits } from '../../../model/limits.ts'
@@ -79,7 +80,7 @@ export class ExtentReader implements ChunkReader {
   }
 
   async next(): Promise<Uint8Array | undefined> {
-    if (this.#parts.gate.failure !== undefined) throw this.#parts.gate.failure
+    this.#parts.gate.check()
     const piece = this.#ahead ?? this.#start()
     this.#ahead = undefined
     if (piece === undefined) return undefined
@@ -102,6 +103,8 @@ export class ExtentReader implements ChunkReader {
     this.#reading++
     const release = await this.#parts.permits.acquire()
     try {
+      // Its file may be closed by now.
+      this.#parts.gate.check()
       const into = new Uint8Array(to - from)
       const finding = await this.#fill(into, from)
       if (finding === undefined) {
@@ -123,6 +126,11 @@ export class ExtentReader implements ChunkReader {
       const read = await this.#held.file.read(into, this.#record.location.payload + from)
       if (read < into.length) return `the extent ends ${into.length - read} bytes early`
     } catch (error) {
+      // The process lacked something: that says nothing about what is on the disk.
+      if (ioErrorClass(error) === 'other') {
+        const message = `read chunk ${formatChunkId(this.#id)}: ${String(error)}; raise the limits of this process, or use another replica`
+        throw new StoreError('OVERLOADED', message, { cause: error, details: { retryAfterMs: 1000 } })
+      }
       return `bytes ${from} on cannot be read: ${error instanceof Error ? error.message : String(error)}`
     }
     const bad = firstBadBlock(this.#parts.sum, into, from / limits.blockBytes, this.#record.blockSums)

@@ -11,10 +11,11 @@ import { type ChunkRecord, encodeChunkRecord, freedBy } from '../../../core/chun
 import { indexKeys } from '../../../core/chunk/keyspace.ts'
 import type { Freed } from '../../../core/chunk/record.ts'
 import { blockSumsOf, type Sum } from '../../../core/chunk/sums.ts'
-import { asStoreError, StoreError } from '../../../model/errors.ts'
+import { asStoreError, isStoreError, StoreError } from '../../../model/errors.ts'
 import { type ChunkId, formatChunkId } from '../../../model/ids.ts'
 import { limits } from '../../../model/limits.ts'
 import type { HeldExtent } from './extent-table.ts'
+import { readIdentity } from './identity-file.ts'
 import type { KeyedLocks } from './keyed-locks.ts'
 import { lostAt, type LostExtents, walkLost } from './lost-extents.ts'
 import type { DiskParts } from './open.ts'
@@ -125,8 +126,22 @@ export class Replicas {
     } catch (error) {
       if ((await this.#deps.extents.sizeOf(extent)) !== undefined) throw error
     }
-    await this.bad(id, record, `its extent ${extent} is missing`)
+    await this.#checkThere()
+    const finding = `its extent ${extent} is missing`
+    if (await this.#rescue(id, record, finding)) return undefined
+    await this.bad(id, record, finding)
     throw this.#missingExtent(id)
+  }
+
+  /** Files are gone: that is a finding only while the directory is the disk's (unmounted, unplugged: nothing is lost yet). */
+  async #checkThere(): Promise<void> {
+    const identity = await readIdentity(this.#deps.files, this.#path, this.#sum)
+    if (identity === undefined) throw this.#gate.fail('looking for its identity file', 'it is gone')
+  }
+
+  /** A small chunk that the index has intact is appended again instead of being given up. False: it is not so. */
+  async #rescue(id: ChunkId, record: ChunkRecord, finding: string): Promise<boolean> {
+    return this.#gate.refusal === undefined && (await this.healLog(id, record, finding))
   }
 
   /** A replica is not intact. When its file is gone or was cut off, the others in it are looked for too. */
@@ -149,6 +164,7 @@ export class Replicas {
     const wholeBytes = held === undefined ? Number.POSITIVE_INFINITY : (held.header?.size ?? held.file.size)
     held?.release()
     if (size >= wholeBytes || this.#swept.has(extent)) return
+    if (size === 0) await this.#checkThere()
     this.#swept.add(extent)
     const lost = new Map([[extent, size]])
     await this.#sweep(lost, ({ location, length }) => lostAt(lost, location, length))
@@ -167,7 +183,14 @@ export class Replicas {
     const count = await walkLost(
       this.#parts.index,
       findingOf,
-      (id, record, finding) => this.quarantine(id, record, finding),
+      async (id, record, finding) => {
+        const kept = await this.#rescue(id, record, finding).catch((error: unknown) => {
+          // Left as it is: whoever reads it tries again.
+          if (isStoreError(error) && error.code === 'NO_SPACE') return true
+          throw error
+        })
+        if (!kept) await this.quarantine(id, record, finding)
+      },
       () => this.#gate.closing,
     )
     if (count === 0 && lost.size === 0) return
@@ -236,7 +259,9 @@ export class Replicas {
       if (now === undefined || inline === undefined || !this.inlineIntact(now)) return false
       const { length, lease, root, blockSums, location } = now
       const frees = [freedBy(location, true)]
-      await this.#parts.log.append({ record: { kind: 'put', id, length, lease, root, blockSums, frees }, inline })
+      const healed = { kind: 'put', id, length, lease, root, blockSums, frees } as const
+      // Nothing else may be left of it: it may use a part of the reserve.
+      await this.#parts.log.append({ record: healed, inline, move: true })
       this.#noteHealed(id, finding)
       return true
     })

@@ -26,6 +26,7 @@ import type { ChunkRecord } from '../../../core/chunk/index-record.ts'
 import { firstGroupOffset, sectorBytes } from '../../../core/chunk/position.ts'
 import type { Location } from '../../../core/chunk/record.ts'
 import { firstBadBlock, type Sum } from '../../../core/chunk/sums.ts'
+import { ioErrorClass } from '../../../core/health/disk.ts'
 import type { ChunkId } from '../../../model/ids.ts'
 import { limits } from '../../../model/limits.ts'
 import type { ChunkIndex } from './chunk-index.ts'
@@ -264,6 +265,7 @@ export class ScrubWalk {
     try {
       piece = await read(held, location.payload + large.at, wanted)
     } catch (error) {
+      if (ioErrorClass(error) === 'other') throw error
       await this.#foundBad(large, `bytes ${large.at} on cannot be read: ${reasonOf(error)}`)
       return wanted
     }

@@ -12,6 +12,7 @@ import type { ChunkRecord } from '../../../core/chunk/index-record.ts'
 import { alignUp, sectorBytes } from '../../../core/chunk/position.ts'
 import { type PutRecord, readFrame } from '../../../core/chunk/record.ts'
 import { firstBadBlock, type Sum } from '../../../core/chunk/sums.ts'
+import { ioErrorClass } from '../../../core/health/disk.ts'
 import type { ChunkId } from '../../../model/ids.ts'
 import { limits } from '../../../model/limits.ts'
 import type { HeldExtent } from './extent-table.ts'
@@ -54,6 +55,8 @@ export class Verifier {
       try {
         return (await this.#checkRecord(id, record, held)) ?? (await this.#checkPayload(record, held))
       } catch (error) {
+        // The process lacked something: that says nothing about what is on the disk.
+        if (ioErrorClass(error) === 'other') throw error
         return `it cannot be read: ${error instanceof Error ? error.message : String(error)}`
       }
     })

@@ -104,7 +104,7 @@ describe('compaction', () => {
     }
   })
 
-  it('quarantines what has rotted instead of moving it, and keeps its extent', async () => {
+  it('quarantines a large chunk that has rotted, keeps its extent, and takes a small one from the index', async () => {
     const world = newWorld()
     const disk = await world.open()
     const found: number[] = []
@@ -113,9 +113,9 @@ describe('compaction', () => {
     for (const id of [13, 16]) await rot(world, id, id % 4 === 0 ? 5000 : large)
     await disk.delete(Array.from({ length: 40 }, (_, i) => i + 1).filter((id) => id % 4 === 2 || id % 4 === 3))
     await idle(world, disk)
-    // The small one is read from the index: only its copy in the log has rotted, which compaction meets.
-    expect(found.sort((a, b) => a - b)).to.deep.equal([13, 16])
-    for (const id of [1, 4, 5, 9, 17, 20]) await intact(disk, id, id % 4 === 0 ? 5000 : large)
+    // Of the small one only the copy in the log has rotted: the one in the index may be the last of all replicas.
+    expect(found).to.deep.equal([13])
+    for (const id of [1, 4, 5, 9, 16, 17, 20]) await intact(disk, id, id % 4 === 0 ? 5000 : large)
     expect(await codeOf(get(disk, 13))).to.equal('NOT_FOUND')
     const pinned = disk.status().liveBytes
     await disk.delete([13, 16])

@@ -8,7 +8,7 @@ import type { DiskEngine } from '../../../../src/services/storage/types.ts'
 import { codeOf, content, DiskWorld, get, put, seeded } from '../../../support/disk-world.ts'
 import { equalBytes } from '../../../../src/base/bytes.ts'
 
-const cases = 200
+const cases = 60
 
 interface Expected {
   readonly acknowledged: Set<number>

@@ -275,6 +275,19 @@ describe('disk engine', () => {
     reader.close()
   })
 
+  it('answers a reader that outlives the disk', async () => {
+    const world = new DiskWorld()
+    const disk = await world.open()
+    await put(disk, 1, content(1, 480_000))
+    const reader = await disk.openRead(1, 0, 0)
+    await reader.next()
+    const closing = disk.close()
+    expect(await codeOf(reader.next())).to.equal('SHUTTING_DOWN')
+    await closing
+    expect(await codeOf(reader.next())).to.equal('SHUTTING_DOWN')
+    reader.close()
+  })
+
   it('rebuilds a lost index from the log', async () => {
     const world = new DiskWorld()
     let disk = await world.open()

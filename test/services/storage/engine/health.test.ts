@@ -195,6 +195,24 @@ describe('disk health', () => {
     })
   })
 
+  it('ENOMEM of reads: no chunk is called corrupt, and all are served when there is memory again', async () => {
+    const { device, disk } = await start()
+    await put(disk, 1, large)
+    const told: number[] = []
+    disk.onCorrupt((id) => told.push(id))
+    device.fail('read', system('ENOMEM'))
+    expect(await codeOf(get(disk, 1))).equal('OVERLOADED')
+    await disk.verify(1).then(
+      () => expect.fail('it could not be read'),
+      () => undefined,
+    )
+    device.fail('read', undefined)
+    expect(await get(disk, 1)).deep.equal(large)
+    expect(await disk.verify(1)).equal('intact')
+    expect(told).deep.equal([])
+    await disk.close()
+  })
+
   describe('ENOSPC', () => {
     it('in the middle of a batch: it is taken back whole, the rest goes on, and puts are taken again when there is room', async () => {
       const { device, disk, world } = await start()

@@ -63,7 +63,7 @@ export class DiskFaults {
         })
       case 'full':
         return this.#withDevice((device) => {
-          device.othersBytes = device.capacityBytes - (random.chance(0.8) ? leftBytes : 0)
+          device.fill(random.chance(0.8) ? leftBytes : 0)
         })
       case 'wipe-disk':
         return this.#wipeDisk()

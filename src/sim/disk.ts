@@ -33,6 +33,7 @@ export class SimDevice {
   /** Bytes on the filesystem that are not ours: what makes it full. */
   othersBytes = 0
   readonly capacityBytes: number
+  readonly #uses: (() => number)[] = []
   /** Nothing completes before this time. */
   #stalledUntilMs = 0
   /** Some write or sync failed since the process started. */
@@ -58,14 +59,27 @@ export class SimDevice {
     this.#stalledUntilMs = 0
   }
 
-  /** Free bytes, when `usedBytes` of it are ours. */
-  freeBytes(usedBytes: number): number {
-    return Math.max(0, this.capacityBytes - this.othersBytes - usedBytes)
+  /** From now on `used` is asked how many bytes of the filesystem are somebody's of ours. */
+  countsUse(used: () => number): void {
+    this.#uses.push(used)
+  }
+
+  /** Others fill the filesystem until `leftBytes` are free. */
+  fill(leftBytes: number): void {
+    this.othersBytes = Math.max(0, this.capacityBytes - this.#usedBytes() - leftBytes)
+  }
+
+  #usedBytes(): number {
+    return this.#uses.reduce((sum, used) => sum + used(), 0)
+  }
+
+  freeBytes(): number {
+    return Math.max(0, this.capacityBytes - this.othersBytes - this.#usedBytes())
   }
 
   /** Throws NO_SPACE when there is not a byte left. */
   checkRoom(label: string): void {
-    if (this.freeBytes(0) > 0) return
+    if (this.freeBytes() > 0) return
     this.faulted = true
     throw new StoreError('NO_SPACE', `${label}: ENOSPC: no space left on device`)
   }

@@ -112,6 +112,7 @@ export class SimExtentDisk {
   constructor(random: Seeded, device: SimDevice) {
     this.#random = random
     this.#device = device
+    device.countsUse(() => this.#usedBytes())
   }
 
   crash(): void {
@@ -158,7 +159,7 @@ export class SimExtentDisk {
       list: async () => this.numbers,
       sizeOf: async (number) => this.#files.get(number)?.bytes.length,
       create: async (number, size) => {
-        if (device.freeBytes(this.#usedBytes()) < size) {
+        if (device.freeBytes() < size) {
           throw new StoreError('NO_SPACE', `make extent ${number}: the filesystem is full`)
         }
         assert(!this.#files.has(number), 'an extent is made once')
@@ -188,7 +189,7 @@ export class SimExtentDisk {
         this.#files.delete(number)
       },
       arena: (size) => new Uint8Array(size),
-      space: async () => ({ free: device.freeBytes(this.#usedBytes()), total: device.capacityBytes }),
+      space: async () => ({ free: device.freeBytes(), total: device.capacityBytes }),
     }
   }
 

@@ -88,7 +88,7 @@ export class SimFilesDisk {
         this.#files.delete(name)
       },
       list: async () => [...this.#files.keys()].sort(),
-      freeBytes: async () => this.#device.freeBytes(0),
+      freeBytes: async () => this.#device.freeBytes(),
     }
   }
 

@@ -25,6 +25,8 @@ export const defaultSegmentSizes: SegmentSizes = { first: MiB, max: 16 * MiB }
 
 /** Files kept for later beyond the next one. */
 const sparesMax = 4
+/** Size of a segment on a full filesystem: enough for a while of deletes. */
+const smallBytes = 64 * 1024
 const fillBytes = 256 * 1024
 
 export interface Segment {
@@ -139,7 +141,7 @@ export class Segments {
       await segment.file.close()
       segment = undefined
     }
-    segment ??= await this.#exclusive(() => this.#make(number, segmentHeaderBytes + bytes))
+    segment ??= await this.#exclusive(() => this.#makeNow(number, segmentHeaderBytes + bytes))
     this.#adopt(segment)
     this.prepare()
     return segment
@@ -172,11 +174,21 @@ export class Segments {
     return Math.min(this.#sizes.max, this.#sizes.first * 2 ** Math.min(number - 1, 30))
   }
 
+  /** A segment that a frame waits for: a small one when the filesystem has no room for more, out of what the reserve left. */
+  async #makeNow(number: number, bytesMin: number): Promise<Segment> {
+    try {
+      return await this.#make(number, bytesMin)
+    } catch (error) {
+      if (!isStoreError(error) || error.code !== 'NO_SPACE') throw error
+      return await this.#make(number, bytesMin, smallBytes)
+    }
+  }
+
   /** File `number` with a new header, out of a spare one when that is large enough. */
-  async #make(number: number, bytesMin: number): Promise<Segment> {
+  async #make(number: number, bytesMin: number, usual = this.#sizeOf(number)): Promise<Segment> {
     if (this.#spares[0] === number) this.#spares.shift()
-    const usual = this.#sizeOf(number)
-    const size = bytesMin <= usual ? usual : Math.ceil(bytesMin / fillBytes) * fillBytes
+    const unit = Math.min(usual, fillBytes)
+    const size = bytesMin <= usual ? usual : Math.ceil(bytesMin / unit) * unit
     const there = await this.#files.sizeOf(number)
     if (there !== undefined && there < size) await this.#files.remove(number)
     if (there === undefined || there < size) await this.#create(number, size)

@@ -349,6 +349,18 @@ const engine: readonly Mutant[] = [
     crashes,
     ['this.#rebuilding ? await this.#fromIndex(content) : content.record', 'content.record'],
   ),
+  mutant(
+    'engine: an extent goes that may have a chunk whose index record is damaged',
+    'services/storage/engine/mover.js',
+    { by: 'test', file: 'test/services/storage/engine/compaction.test.js' },
+    ['unknown = true;', 'unknown = false;'],
+  ),
+  mutant(
+    'engine: a quarantine is lost with the extent that says so',
+    'services/storage/engine/mover.js',
+    { by: 'test', file: 'test/services/storage/engine/compaction.test.js' },
+    ['return this.#sayAgain(record, location.extent);', 'return;'],
+  ),
 ]
 
 const metadata: readonly Mutant[] = [

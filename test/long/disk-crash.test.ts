@@ -3,7 +3,7 @@
 import { crashEverywhere } from '../support/crash-driver.ts'
 import { procedures } from '../support/crash-procedures.ts'
 
-const seeds = 3
+const seeds = 2
 
 describe('the disk engine at every crash point, at length', () => {
   for (const procedure of procedures) {

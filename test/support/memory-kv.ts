@@ -71,10 +71,9 @@ export class MemoryKvFactory implements KvFactory {
   /** Changes a stored value behind everybody's back. */
   tamper(name: string, key: Uint8Array, change: (value: Uint8Array) => void): void {
     const store = this.#stores.get(name)
-    for (const state of store === undefined ? [] : [store.durable, store.current]) {
-      const value = state.get(toHex(key))
-      if (value !== undefined) change(value)
-    }
+    const states = store === undefined ? [] : [store.durable, store.current]
+    // What was flushed is one value in both: it is changed once.
+    for (const value of new Set(states.map((state) => state.get(toHex(key))))) if (value !== undefined) change(value)
   }
 }
 

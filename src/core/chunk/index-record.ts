@@ -11,7 +11,14 @@ import { bool, bytes, decode, encode, fixed, type Schema, SchemaError, struct, t
 import type { TypeOf } from '../../base/schema.ts'
 import { blockCount } from '../../model/limits.ts'
 import { indexKeys } from './keyspace.ts'
-import { type Freed, type Location, locationSchema, type LogRecord } from './record.ts'
+import {
+  type Freed,
+  isSaidAgain,
+  type Location,
+  locationSchema,
+  type LogRecord,
+  type QuarantineLogRecord,
+} from './record.ts'
 import { type Sum, sumBytes, sumOf } from './sums.ts'
 
 const chunkSchema = struct({
@@ -122,6 +129,12 @@ export function freedBy(location: Location, held: boolean): Freed {
   return { extent: location.extent, payload: location.payload, span: location.span, held }
 }
 
+/** What keeps quarantined bytes known; the chunk's own record is another matter. */
+export function quarantineChange({ id, location, finding }: QuarantineLogRecord, sum: Sum): IndexChange {
+  const key = indexKeys.quarantine(id, location.extent, location.payload)
+  return { type: 'put', key, value: seal(quarantineSchema, key, { version, location, finding }, sum) }
+}
+
 /** What a log record changes in the index. `inline` are the bytes of a small chunk. */
 export function indexChanges(
   record: LogRecord,
@@ -130,12 +143,8 @@ export function indexChanges(
   sum: Sum,
 ): IndexChange[] {
   if (record.kind === 'quarantine') {
-    const key = indexKeys.quarantine(record.id, record.location.extent, record.location.payload)
-    const value = seal(quarantineSchema, key, { version, location: record.location, finding: record.finding }, sum)
-    return [
-      { type: 'del', key: indexKeys.chunk(record.id) },
-      { type: 'put', key, value },
-    ]
+    if (isSaidAgain(record)) return []
+    return [{ type: 'del', key: indexKeys.chunk(record.id) }, quarantineChange(record, sum)]
   }
   if (record.kind === 'delete') {
     const changes: IndexChange[] = [{ type: 'del', key: indexKeys.chunk(record.id) }]

@@ -56,6 +56,18 @@ const recordSchema = union({
 export type LogRecord = TypeOf<typeof recordSchema>
 export type PutRecord = Extract<LogRecord, { kind: 'put' }>
 
+export type QuarantineLogRecord = Extract<LogRecord, { kind: 'quarantine' }>
+
+/** The same quarantine once more, for a rebuild of the index only: group 0, where no group is, tells the two apart. */
+export function quarantineAgain(record: QuarantineLogRecord): QuarantineLogRecord {
+  return { ...record, location: { ...record.location, group: 0, record: 0 } }
+}
+
+/** True for a quarantine that an earlier record has put in force. */
+export function isSaidAgain(record: QuarantineLogRecord): boolean {
+  return record.location.group === 0
+}
+
 /** Bytes of a frame before its body. */
 export const frameHeadBytes = 16
 

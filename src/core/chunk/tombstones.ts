@@ -2,6 +2,7 @@
  * Which extents the records of an extent hide older copies in. A rebuild of the index reads the whole log: if the extent
  * with a delete is recycled while one with the deleted chunk's record is still there, the chunk would come back.
  *
+ * The same goes for quarantines: bytes under quarantine must not be served, nor freed, after a rebuild.
  * So an extent that hides something in an extent still in use is looked through before it is recycled, and what it hides
  * is said again at the log's head. This keeps, without a scan, which extents need that. Bounded: an extent that hides too
  * much, or that was written before this start, counts as unknown and is looked through.
@@ -24,8 +25,7 @@ export class Tombstones {
 
   /** A record in `extent` is in force. */
   note(extent: number, record: LogRecord): void {
-    if (record.kind === 'quarantine') return
-    for (const freed of record.frees) {
+    for (const freed of record.kind === 'quarantine' ? [record.location] : record.frees) {
       if (freed.extent === 0 || freed.extent === extent) continue
       const known = this.#hidden.get(extent) ?? new Set<number>()
       if (known === 'unknown') return

@@ -74,6 +74,8 @@ class Session {
   #drained: (() => void)[] = []
   #registered = false
   #over = false
+  /** The heartbeat that was sent for findings and has no answer yet. */
+  #tellingIn: number | undefined
 
   constructor(env: Env, disks: Disks, options: AttachOptions, attach: Attach, address: string) {
     this.#env = env
@@ -160,7 +162,7 @@ class Session {
         this.#lastBeatMs = this.#env.clock.monotonicMs()
         this.#attach.registeredBy(this, term)
         this.#timer.cancel()
-        this.heartbeat()
+        this.tell()
       },
       (error: unknown) => this.#drop(asStoreError(error, 'take over the cluster id')),
     )
@@ -175,6 +177,17 @@ class Session {
       if (kept <= sequence) this.#sent.delete(kept)
     }
     this.#attach.acknowledged(sequence, beat.meta)
+    if (this.#tellingIn !== undefined && sequence >= this.#tellingIn) {
+      this.#tellingIn = undefined
+      if (this.#attach.unsent) this.tell()
+    }
+  }
+
+  /** A heartbeat for findings, at once, unless one is on its way: then the next one, which is sent when meta has answered. */
+  tell(): void {
+    if (this.#over || !this.#registered || this.#tellingIn !== undefined) return
+    this.#tellingIn = this.#attach.nextSequence
+    this.heartbeat()
   }
 
   /** Sends a heartbeat now and arms the next one. */
@@ -265,7 +278,7 @@ export class Attach {
     this.#env.log.warn('replica corrupt', { disk: slot.number ?? 0, path: slot.engine.path, chunk, finding })
     this.#countCorrupt(1)
     this.#findings.add({ chunk, slot, finding })
-    this.changed()
+    this.#session?.tell()
   }
 
   #connect(): void {
@@ -320,6 +333,16 @@ export class Attach {
       ...healthOf(status),
       ...scrubReport(slot),
     }
+  }
+
+  /** True while there are findings that meta was not told on this stream. */
+  get unsent(): boolean {
+    return this.#findings.unsent
+  }
+
+  /** The number of the next heartbeat. */
+  get nextSequence(): number {
+    return this.#sequence + 1
   }
 
   nextHeartbeat(): { sequence: number; message: holdfast.v1.Heartbeat.$Properties } {

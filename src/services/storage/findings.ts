@@ -56,6 +56,14 @@ export class Findings {
     return out
   }
 
+  /** True while there is something that no heartbeat of the present stream carried. */
+  get unsent(): boolean {
+    for (const { sentIn, entry } of this.#pending.values()) {
+      if (sentIn === undefined && entry.slot.number !== undefined) return true
+    }
+    return false
+  }
+
   /** Meta answered heartbeat `sequence`: what it carried is known there. */
   acknowledge(sequence: number): void {
     for (const [key, pending] of this.#pending) {

@@ -2,13 +2,13 @@
  * Carries out what the meta leader orders: report, check, copy, verify, delete.
  *
  * Each order has a deadline, shorter here than at the leader, and is answered exactly once while its stream lives; when
- * the stream ends, what runs is given up (the next leader asks again). Copies and the rest run in separate lanes, each
- * with few at once and a bounded queue, so that a long copy never delays a check.
+ * the stream ends, what runs is given up (the next leader asks again). Copies run in one lane, the rest in a lane for each
+ * disk, all with few at once and a bounded queue: a long copy never delays a check, nor does another disk that hangs.
  * Invariant: a delete is begun only for the disk's current generation and before its deadline.
  */
 
 import { asStoreError, StoreError } from '../../model/errors.ts'
-import type { ChunkId } from '../../model/ids.ts'
+import type { ChunkId, DiskNumber } from '../../model/ids.ts'
 import { limits } from '../../model/limits.ts'
 import type { Env } from '../../ports/env.ts'
 import { exactBytes, safeCounter } from '../../wire/checks.ts'
@@ -80,7 +80,8 @@ export class Orders {
   readonly #disks: Disks
   readonly #replies: OrderReplies
   readonly #copies = new Lane(copiesAtOnce)
-  readonly #others = new Lane(othersAtOnce)
+  /** By disk; 0 for disks that this node does not have, which are answered at once. */
+  readonly #others = new Map<DiskNumber, Lane>()
   readonly #over = new AbortController()
 
   constructor(env: Env, disks: Disks, replies: OrderReplies) {
@@ -94,17 +95,25 @@ export class Orders {
     const order = safeCounter(message.order, 'order')
     const deadlineMs = safeCounter(message.deadlineMs, 'deadline_ms') || deadlineMsDefault
     const due = this.#env.clock.monotonicMs() + deadlineMs
-    const lane = message.copy ? this.#copies : this.#others
+    const lane = message.copy ? this.#copies : this.#laneOf(message)
     if (!lane.add(() => this.#run(order, message, due))) {
-      const full = new StoreError('OVERLOADED', `order ${order}: ${queueMax} orders are queued on this node`)
+      const full = new StoreError('OVERLOADED', `order ${order}: ${queueMax} orders like it are queued on this node`)
       this.#answer(order, 0, full)
     }
+  }
+
+  #laneOf(message: MetaOrder): Lane {
+    const named = bodyOf(message)?.disk ?? 0
+    const disk = this.#disks.find(named) === undefined ? 0 : named
+    const lane = this.#others.get(disk) ?? new Lane(othersAtOnce)
+    this.#others.set(disk, lane)
+    return lane
   }
 
   /** The stream is over: gives up everything. */
   stop(): void {
     this.#copies.clear()
-    this.#others.clear()
+    for (const lane of this.#others.values()) lane.clear()
     this.#over.abort()
   }
 
@@ -143,8 +152,7 @@ export class Orders {
   }
 
   #slotOf(message: MetaOrder): DiskSlot {
-    const body =
-      message.reportRange ?? message.check ?? message.copy ?? message.verify ?? message.delete ?? message.scrub
+    const body = bodyOf(message)
     if (!body) throw new StoreError('INCOMPATIBLE_VERSION', 'this order is of a kind that this node does not know')
     const slot = this.#disks.find(safeCounter(body.disk, 'disk'))
     if (slot === undefined) throw new StoreError('NOT_FOUND', `this node has no disk ${body.disk}`)
@@ -228,6 +236,11 @@ export class Orders {
     }
     return { bytes: await copyChunk(this.#env, slot.engine, copy, signal) }
   }
+}
+
+/** What is ordered; nothing when this node does not know its kind. */
+function bodyOf(message: MetaOrder): { readonly disk: DiskNumber } | null | undefined {
+  return message.reportRange ?? message.check ?? message.copy ?? message.verify ?? message.delete ?? message.scrub
 }
 
 function directScrub({ engine }: DiskSlot, { action }: holdfast.v1.Scrub): Outcome {

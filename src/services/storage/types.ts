@@ -97,7 +97,7 @@ export interface ScrubStatus {
   readonly finishedMs: number
   /** Replicas found not intact since the start, by anyone, and those kept in quarantine from before. */
   readonly findings: number
-  /** Small chunks of which one of the two copies was renewed from the other one. */
+  /** Small chunks of which one of the two copies was renewed from the other one, and chunks whose index record was. */
   readonly healed: number
   /** Waiting to be looked at before the pass goes on. */
   readonly suspects: number

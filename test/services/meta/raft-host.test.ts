@@ -211,13 +211,13 @@ describe('raft host', () => {
     const leader = await cluster.untilLeader()
     const full = cluster.hosts.find((host) => host !== leader)
     if (full === undefined) throw new Error('no follower')
-    full.device.othersBytes = full.device.capacityBytes - 500
+    full.device.fill(500)
     const told = (): boolean | undefined =>
       leader.running.status().peers.find((peer) => peer.id === full.process.id)?.lowSpace
     await cluster.until('the leader knows', () => told() === true)
     expect(full.running.lowSpace()).to.equal(true)
     expect(leader.running.lowSpace()).to.equal(false)
-    full.device.othersBytes = full.device.capacityBytes - 1050
+    full.device.fill(1050)
     await cluster.run(3000)
     expect(full.running.lowSpace()).to.equal(true)
     full.device.othersBytes = 0

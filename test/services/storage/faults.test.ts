@@ -9,6 +9,7 @@ import { StoreError } from '../../../src/model/errors.ts'
 import { fenceOf } from '../../../src/model/fence.ts'
 import type { ExtentFile } from '../../../src/ports/extents.ts'
 import type { DiskEngine } from '../../../src/services/storage/types.ts'
+import type { holdfast } from '../../../src/wire/messages.ts'
 import { until } from '../../drivers/grpc-kit.ts'
 import { fastClock } from '../../sdk/fake-net.ts'
 import { ChunkClient, chunkBytes, World } from './storage-kit.ts'
@@ -306,5 +307,38 @@ describe('storage node in trouble', () => {
     letGo()
     expect((await late).code).equal('TIMEOUT')
     expect((await meta.order({ check: { disk: 1, ids: [1] } })).ids).deep.equal([])
+  })
+
+  it("does not hold up one disk's orders for another disk that does not answer", async () => {
+    const { engines } = await ready({ disks: 2 })
+    const [engine] = engines
+    if (engine === undefined) throw new Error('no engine')
+    engine.verify = () => new Promise(() => undefined)
+    const { meta } = world
+    for (let order = 1; order <= 10; order++) {
+      meta.stream?.send({ order, term: 1, deadlineMs: 60_000, verify: { disk: 1, ids: [1] } })
+    }
+    expect((await meta.order({ verify: { disk: 2, ids: [1] } })).ids).deep.equal([1])
+    expect((await meta.order({ verify: { disk: 9, ids: [1] } })).code).equal('NOT_FOUND')
+  })
+
+  it('tells many findings in few heartbeats', async () => {
+    const open = world.disk.bind(world)
+    let tell: (id: number, finding: string) => void = () => undefined
+    world.disk = async (arenaBytes) => {
+      const engine = await open(arenaBytes)
+      engine.onCorrupt = (handler) => {
+        tell = handler
+      }
+      return engine
+    }
+    await ready()
+    const chunks = 3000
+    for (let id = 1; id <= chunks; id++) tell(id, 'a sum does not match')
+    const telling = (): holdfast.v1.Heartbeat[] => world.meta.heartbeats().filter((beat) => beat.corrupt.length > 0)
+    const told = (): Set<number> => new Set(telling().flatMap((beat) => beat.corrupt.map(({ chunk }) => chunk)))
+    await until(() => told().size === chunks, 'all is told')
+    await until(() => world.meta.heartbeats().at(-1)?.corrupt.length === 0, 'nothing is left to tell')
+    expect(telling().length).lessThan(60)
   })
 })

@@ -22,13 +22,15 @@ import { indexKeys, isQuarantineKey, numberOfKey } from '../../../core/chunk/key
 import { decodeScrubCursor, encodeScrubCursor, type ScrubCursor } from '../../../core/chunk/scrub.ts'
 import type { Freed } from '../../../core/chunk/record.ts'
 import type { Sum } from '../../../core/chunk/sums.ts'
-import { getU64 } from '../../../base/bytes.ts'
+import { equalBytes, getU64 } from '../../../base/bytes.ts'
 import type { ChunkId } from '../../../model/ids.ts'
 import type { Kv, KvOperation } from '../../../ports/kv.ts'
 import { IndexMemory } from './index-memory.ts'
 
 /** Ids with quarantined bytes that are remembered. */
 const quarantinesMax = 65_536
+/** A root begins at most here in a chunk record: behind a u32, the version and two integers. */
+const rootAtMax = 32
 
 /** What the index says of an id. `damaged`: there is a record and it does not check out. */
 export type Held =
@@ -84,6 +86,14 @@ export class ChunkIndex {
       this.#memory.blockUnknown(from)
       throw error
     }
+  }
+
+  /** True when a record that does not check out still has these bytes where a root is: damage is seldom everywhere. */
+  async showsRoot(id: ChunkId, root: Uint8Array): Promise<boolean> {
+    const value = await this.#kv.get(indexKeys.chunk(id))
+    for (let at = 0; value !== undefined && at <= Math.min(rootAtMax, value.length - root.length); at++)
+      if (equalBytes(value.subarray(at, at + root.length), root)) return true
+    return false
   }
 
   async has(id: ChunkId): Promise<boolean> {

@@ -22,6 +22,7 @@ import type { ChunkReader, ChunkWriter, DiskEngine, DiskStatus, PutRequest, PutR
 import type { Room } from '../../../core/chunk/compaction.ts'
 import { Arena } from './arena.ts'
 import { compactionDefaults, Compactor } from './compactor.ts'
+import { placeUnknown } from './damaged.ts'
 import { keptOfReserve } from './extent-table.ts'
 import { adoptIdentity } from './identity-file.ts'
 import { forgetRebuild, readMark, wantRebuild } from './index-state.ts'
@@ -32,7 +33,7 @@ import { IoWatch, watchExtents, watchFiles, watchKv } from './health-io.ts'
 import { Probe } from './health-probe.ts'
 import { checkPut, slotBytes, SlotWriter } from './put.ts'
 import { blockRange, ExtentReader, InlineReader, type ReadParts } from './read.ts'
-import { isRoot, placeUnknown, Replicas } from './replicas.ts'
+import { isRoot, Replicas } from './replicas.ts'
 import { Scrubber } from './scrubber.ts'
 import { type DiskDeps, DiskGate, type DiskOptions } from './types.ts'
 import { Work } from './work.ts'
@@ -81,7 +82,8 @@ class Disk implements DiskEngine {
     this.#arena = new Arena(deps.extents.arena(options.arenaBytes ?? arenaBytesDefault))
     this.#work = new Work(gate)
     const { path } = options
-    this.#replicas = new Replicas({ path, deps, parts, gate, sum, locks: this.#locks, work: this.#work })
+    const shared = { locks: this.#locks, arena: this.#arena, work: this.#work }
+    this.#replicas = new Replicas({ path, deps, parts, gate, sum, ...shared })
     const { clock } = deps
     this.#scrubber = new Scrubber({
       path,
@@ -152,7 +154,9 @@ class Disk implements DiskEngine {
   /** Meta has registered the disk with `rebuilt`; a rebuild that has become due since stays due. */
   async #rebuildTold(): Promise<void> {
     const { files } = this.#deps
-    if ((await readMark(files))?.state === 'done') await forgetRebuild(files)
+    await this.#parts.guard.marks.run(async () => {
+      if ((await readMark(files))?.state === 'done') await forgetRebuild(files)
+    })
   }
 
   get hung(): boolean {
@@ -259,6 +263,7 @@ class Disk implements DiskEngine {
       const { clock } = this.#deps
       const startMs = clock.monotonicMs()
       await log.append({ record: { kind: 'put', id, length, lease, ...result, frees }, ...item })
+      if (known.kind === 'damaged') this.#replicas.damaged.forget(id)
       this.#compactor.client(clock.monotonicMs() - startMs)
       this.#idMax = Math.max(this.#idMax, id)
       this.#deps.metrics.count('holdfast_disk_written_bytes_total', 'Payload bytes stored.', length)
@@ -350,7 +355,10 @@ class Disk implements DiskEngine {
         const frees = await index.quarantinesOf(id)
         if (known.kind === 'none' && frees.length === 0) continue
         if (known.kind === 'held') frees.push(freedBy(known.record.location, true))
-        if (known.kind === 'damaged') frees.push(placeUnknown)
+        if (known.kind === 'damaged') {
+          frees.push(placeUnknown)
+          this.#replicas.damaged.forget(id)
+        }
         const append = log.append({ record: { kind: 'delete', id, frees } })
         append.catch(() => undefined)
         appends.push(append)
@@ -405,7 +413,9 @@ class Disk implements DiskEngine {
     this.#gate.startClosing()
     this.#probe.stop()
     this.#compactor.stop()
+    this.#replicas.damaged.stop()
     await this.#work.quiet()
+    await this.#replicas.damaged.marked()
     if (this.#gate.refusal === undefined) await this.#scrubber.save().catch(() => undefined)
     await log.finish()
     checkpointer.stop()
@@ -464,7 +474,8 @@ export async function openDisk(world: DiskDeps, options: DiskOptions): Promise<D
   }
   parts.guard.onDamage = (error) => {
     // Past the gate, which is about to close.
-    parts.guard.marked = wantRebuild(world.files, error.message).catch(() => undefined)
+    const mark = (): Promise<void> => wantRebuild(world.files, error.message)
+    parts.guard.marked = parts.guard.marks.run(mark).catch(() => undefined)
     return gate.fail('reading its index', error)
   }
   const disk = new Disk(deps, options, parts, gate, sum, parts.idMax)

@@ -17,7 +17,7 @@ import {
 } from '../../../core/chunk/extent-header.ts'
 import { firstGroupOffset, sectorBytes } from '../../../core/chunk/position.ts'
 import type { Sum } from '../../../core/chunk/sums.ts'
-import { isStoreError, StoreError } from '../../../model/errors.ts'
+import { StoreError } from '../../../model/errors.ts'
 import type { Entropy } from '../../../ports/entropy.ts'
 import type { ExtentFile, ExtentFiles } from '../../../ports/extents.ts'
 import type { Space } from './space.ts'
@@ -98,6 +98,7 @@ export class ExtentTable {
   #aheadWork: Promise<void> | undefined
   #nextSequence = 1
   #onFreed: (() => void) | undefined
+  #closed = false
 
   constructor(files: ExtentFiles, options: ExtentTableOptions, space: Space, entropy: Entropy, sum: Sum) {
     this.#files = files
@@ -181,7 +182,12 @@ export class ExtentTable {
 
   async #open(sequence: number): Promise<Opened> {
     const file = await this.#files.open(sequence)
-    return { file, header: await readExtentHeader(file, this.#sum) }
+    try {
+      return { file, header: await readExtentHeader(file, this.#sum) }
+    } catch (error) {
+      await file.close()
+      throw error
+    }
   }
 
   #closeIdle(): void {
@@ -214,10 +220,17 @@ export class ExtentTable {
         if (this.#ahead !== undefined) this.#free.push({ number: this.#ahead.sequence, size: this.#ahead.size })
         this.#ahead = await this.#make(needed, purpose)
       }
-      const { sequence } = this.#ahead
+      const { sequence, size } = this.#ahead
       this.#ahead = undefined
       this.addUsed(sequence)
-      const held = await this.hold(sequence)
+      const held = await this.hold(sequence).catch((error: unknown) => {
+        // It holds nothing yet.
+        if (this.#entries.get(sequence)?.holders === 0) {
+          this.#entries.delete(sequence)
+          this.#free.push({ number: sequence, size })
+        }
+        throw error
+      })
       assert(held?.header !== undefined, 'an extent that was just made has its header')
       return held
     })
@@ -242,14 +255,38 @@ export class ExtentTable {
     const free = this.#free[index]
     if (free !== undefined) {
       this.#free.splice(index, 1)
-      await this.#files.rename(free.number, sequence)
-      const file = await this.#files.open(sequence)
-      return this.#writeHeader(file, sequence, free.size)
+      try {
+        await this.#files.rename(free.number, sequence)
+        await this.#writeHeader(await this.#files.open(sequence), sequence, free.size)
+      } catch (error) {
+        await this.#takeBack([sequence, free.number])
+        throw error
+      }
+      return { sequence, size: free.size }
     }
     const size = await this.#sizeOfNew(needed, purpose)
-    const file = await this.#files.create(sequence, size)
-    await this.#space.refresh()
-    return this.#writeHeader(file, sequence, size)
+    try {
+      await this.#writeHeader(await this.#files.create(sequence, size), sequence, size)
+    } catch (error) {
+      await this.#takeBack([sequence])
+      throw error
+    } finally {
+      await this.#space.refresh().catch(() => undefined)
+    }
+    return { sequence, size }
+  }
+
+  /**
+   * A file did not become an extent, for want of a descriptor or of room: it is free, under the first of the names that it
+   * has. Where files are not preallocated the next try takes this file, not one more.
+   */
+  async #takeBack(names: readonly number[]): Promise<void> {
+    for (const number of names) {
+      const size = await this.#files.sizeOf(number).catch(() => undefined)
+      if (size === undefined) continue
+      this.#free.push({ number, size })
+      return
+    }
   }
 
   async #sizeOfNew(needed: number, purpose: Purpose): Promise<number> {
@@ -263,7 +300,7 @@ export class ExtentTable {
     throw new StoreError('NO_SPACE', 'no room for another extent above the reserve: free some space or add a disk')
   }
 
-  async #writeHeader(file: ExtentFile, sequence: number, size: number): Promise<{ sequence: number; size: number }> {
+  async #writeHeader(file: ExtentFile, sequence: number, size: number): Promise<void> {
     const nonce = this.#entropy.bytes(16)
     const sector = this.#headerSector
     encodeExtentHeader({ sequence, size, diskId: this.#options.diskId, nonce }, sector, this.#sum)
@@ -271,14 +308,9 @@ export class ExtentTable {
       await file.write(sector, size - sectorBytes)
       await file.write(sector, 0)
       await file.sync()
-    } catch (error) {
-      await file.close().catch(() => undefined)
-      // Where files are not preallocated the filesystem may be full only now: the next try takes this file, not one more.
-      if (isStoreError(error) && error.code === 'NO_SPACE') this.#free.push({ number: sequence, size })
-      throw error
+    } finally {
+      await file.close()
     }
-    await file.close()
-    return { sequence, size }
   }
 
   /** Nothing in the extent is of use and a checkpoint says so: it is free as soon as its last reader is done. */
@@ -297,6 +329,8 @@ export class ExtentTable {
   #recycle(entry: Entry): void {
     this.#making
       .run(async () => {
+        // The files may be another engine's by now.
+        if (this.#closed) return
         const { opening } = entry
         // Out of reach of `#closeIdle` first: a descriptor closed twice may be somebody else's by then.
         this.#entries.delete(entry.sequence)
@@ -327,8 +361,9 @@ export class ExtentTable {
     return this.#making.run(() => this.#trimFree())
   }
 
-  /** Closes all files. Nobody holds one any more. */
+  /** Closes all files. What a late reader still holds stays as it is, and is found free at the next start. */
   async close(): Promise<void> {
+    this.#closed = true
     await this.#making.run(async () => {
       for (const entry of this.#entries.values()) {
         const opening = entry.opening

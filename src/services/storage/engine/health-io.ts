@@ -85,6 +85,11 @@ export class IoWatch {
     })
   }
 
+  /** The same for work that has begun and that a failed disk needs too, to its end. */
+  outlast<T>(task: IoTask, work: Promise<T>): Promise<T> {
+    return new Promise((resolve, reject) => this.#start(task, () => work, resolve, reject))
+  }
+
   #mayStart(low: boolean): boolean {
     if (this.#running >= this.#atOnce) return false
     return !low || this.#reading < Math.max(1, this.#atOnce - 2)
@@ -297,10 +302,14 @@ function watchedKv(kv: Kv, watch: IoWatch): Kv {
     snapshot: () => kv.snapshot(),
     flush: () => watch.run({ kind: 'index', place: 'index', patience: patient }, () => kv.flush()),
     close: async () => {
+      // It waits for what is under way, LevelDB's own compaction too, which may be for ever.
       const closing = kv.close()
-      // It waits for what is under way, which may be for ever.
-      if (!watch.hung) return closing
       closing.catch(() => undefined)
+      if (watch.hung) return
+      const task = { kind: 'lookup', place: 'index', quiet: true, patience: patient } as const
+      await watch.outlast(task, closing).catch((error: unknown) => {
+        if (!watch.hung) throw error
+      })
     },
   }
 }

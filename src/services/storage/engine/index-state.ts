@@ -11,6 +11,7 @@
  * found damaged is not opened, and removed only when the lock was seen to be free.
  */
 
+import { Mutex } from '../../../base/async/mutex.ts'
 import { fromUtf8, utf8 } from '../../../base/bytes.ts'
 import type { Checkpoint } from '../../../core/chunk/index-record.ts'
 import type { Sum } from '../../../core/chunk/sums.ts'
@@ -73,6 +74,8 @@ export class IndexGuard {
   onDamage: ((error: StoreError) => Error) | undefined
   /** Settles when it is on disk that the index is to be rebuilt. */
   marked: Promise<void> | undefined
+  /** Held by who changes the mark: one that is written while an earlier one is taken away would be lost. */
+  readonly marks = new Mutex()
 
   #judge(error: unknown): unknown {
     return isStoreError(error) && error.code === 'CORRUPT' && this.onDamage !== undefined ? this.onDamage(error) : error

@@ -9,7 +9,7 @@
  */
 
 import type { ExtentRanking } from '../../../core/chunk/compaction.ts'
-import type { Location, LogRecord } from '../../../core/chunk/record.ts'
+import { isSaidAgain, type Location, type LogRecord, type QuarantineLogRecord } from '../../../core/chunk/record.ts'
 import { Tombstones } from '../../../core/chunk/tombstones.ts'
 
 export class Ledger {
@@ -82,12 +82,13 @@ export class Ledger {
 
   /** Takes in a record that is at `location`. Gives the extents of which nothing is of use any more. */
   apply(record: LogRecord, location: Location): number[] {
+    this.tombstones.note(location.extent, record)
     if (record.kind === 'quarantine') {
+      if (isSaidAgain(record)) return []
       this.#chunks--
       this.#pin(record.location.extent, record.location.span)
       return []
     }
-    this.tombstones.note(location.extent, record)
     if (record.kind === 'put') {
       this.#chunks++
       this.#add(location.extent, location.span)
@@ -101,6 +102,14 @@ export class Ledger {
       if (this.isEmpty(freed.extent)) emptied.push(freed.extent)
     }
     return emptied
+  }
+
+  /** In a rebuild: takes in a quarantine of bytes that count as freed, because the chunk has another place by now. */
+  keep(record: QuarantineLogRecord, location: Location): void {
+    this.tombstones.note(location.extent, record)
+    const { extent, span } = record.location
+    this.#add(extent, span)
+    this.#pin(extent, span)
   }
 
   #add(extent: number, bytes: number): void {

@@ -249,6 +249,8 @@ export class LogWriter {
     )
     this.#tail = before.tail
     this.#chain = before.chain
+    // A closing mark among it is due again, as after any append.
+    this.#unmarked = true
     const error: Error = full ? (failed.reason as Error) : this.#parts.gate.stop('writing', failed.reason)
     for (const { item } of placed) item.reject(error)
   }

@@ -6,20 +6,30 @@
  *   looked up again: a delete, a replacement or a quarantine that came first wins.
  * - Bytes are checked against the chunk's sums before they are appended; what does not match is quarantined where it is.
  * - What is quarantined is not moved.
- * - What the extent's records hide elsewhere is said again (core/chunk/tombstones.ts).
+ * - A chunk whose index record is damaged is appended again from here; while there is one whose place is not known, the
+ *   books of no extent are put right.
+ * - What the extent's records hide or quarantine elsewhere is said again (core/chunk/tombstones.ts).
  * Memory: one window, one slot of the arena, and a batch of small chunks.
  */
 
 import { equalBytes } from '../../../base/bytes.ts'
 import { type ChunkRecord, freedBy } from '../../../core/chunk/index-record.ts'
 import { alignUp, firstGroupOffset, sectorBytes } from '../../../core/chunk/position.ts'
-import type { Freed, Location } from '../../../core/chunk/record.ts'
+import {
+  type Freed,
+  type Location,
+  type LogRecord,
+  type PutRecord,
+  quarantineAgain,
+  type QuarantineLogRecord,
+} from '../../../core/chunk/record.ts'
 import { blockSumsOf, firstBadBlock, type Sum } from '../../../core/chunk/sums.ts'
 import { shadowsOf } from '../../../core/chunk/tombstones.ts'
 import { ioErrorClass } from '../../../core/health/disk.ts'
 import { isStoreError } from '../../../model/errors.ts'
 import type { ChunkId } from '../../../model/ids.ts'
 import type { Arena } from './arena.ts'
+import type { LogCopy } from './damaged.ts'
 import { type Content, ExtentWalk, walkBufferBytes } from './extent-walk.ts'
 import type { HeldExtent } from './extent-table.ts'
 import type { KeyedLocks } from './keyed-locks.ts'
@@ -77,18 +87,16 @@ export class Mover {
       const items = batch
       batch = []
       bytes = 0
-      await this.#all(items.map((content) => this.#moveSmall(content)))
+      await this.#all(items.map((content) => this.#moveSmall(content, held)))
     }
     try {
       for await (const group of walk.groups(firstGroupOffset, held.file.size - sectorBytes)) {
         if (!(await this.#pass.allow(sectorBytes))) return false
         for (const content of (await walk.contents(group)).contents) {
           const { record, location, inline } = content
-          if (record.kind === 'quarantine') continue
-          if (record.kind === 'put' && inline === undefined)
-            await this.#moveLarge(record.id, location, held, record.frees)
+          if (record.kind === 'put' && inline === undefined) await this.#moveLarge(record, location, held)
           else {
-            batch.push(content)
+            batch.push({ location, inline, record: keptOf(record) })
             bytes += inline?.length ?? 0
           }
           if (bytes < batchBytes && batch.length < batchRecords) continue
@@ -115,24 +123,29 @@ export class Mover {
     return this.#parts.disk.table.has(extent)
   }
 
-  /** The chunk's record when the index has it at this place. */
-  async #current(id: ChunkId, { extent, payload }: Location): Promise<ChunkRecord | undefined> {
+  /** The chunk's record when the index has it at this place; `damaged` when it does not say where it has it. */
+  async #current(id: ChunkId, { extent, payload }: Location): Promise<ChunkRecord | 'damaged' | undefined> {
     const known = await this.#parts.disk.index.get(id)
-    if (known.kind !== 'held') return undefined
+    if (known.kind === 'damaged') return 'damaged'
+    if (known.kind === 'none') return undefined
     const { location } = known.record
     return location.extent === extent && location.payload === payload ? known.record : undefined
   }
 
-  /** A small chunk, or a tombstone: under the id's lock all is known. */
-  async #moveSmall({ record, location, inline }: Content): Promise<void> {
-    if (record.kind === 'quarantine') return
+  /** A small chunk, a tombstone, or a quarantine: under the id's lock all is known. */
+  async #moveSmall({ record, location, inline }: Content, held: HeldExtent): Promise<void> {
+    if (record.kind === 'quarantine') return this.#sayAgain(record, location.extent)
     const { id } = record
     const shadows = shadowsOf(record.frees, location.extent, (extent) => this.#inUse(extent))
     if (inline === undefined && shadows.length === 0) return
-    let rotten: ChunkRecord | undefined
+    let rotten: ChunkRecord | 'damaged' | undefined
     await this.#parts.locks.run([id], async () => {
       const current = inline === undefined ? undefined : await this.#current(id, location)
       if (current === undefined || inline === undefined) return this.#carry(id, shadows)
+      if (current === 'damaged') {
+        rotten = current
+        return
+      }
       if (inline.length !== current.length || !equalBytes(blockSumsOf(this.#parts.sum, inline), current.blockSums)) {
         rotten = current
         return
@@ -140,9 +153,24 @@ export class Mover {
       await this.#append(id, current, shadows, { inline })
     })
     if (rotten === undefined) return
+    if (rotten === 'damaged') {
+      if (record.kind === 'put') await this.#restore({ put: record, location, inline, shadows }, held)
+      return
+    }
     const finding = 'its bytes in the log do not match their checksum'
     const { replicas } = this.#parts
     if (!(await replicas.healLog(id, rotten, finding))) await replicas.bad(id, rotten, finding)
+  }
+
+  /** Quarantined bytes elsewhere stay known, as long as they are kept. */
+  #sayAgain(record: QuarantineLogRecord, from: number): Promise<void> {
+    const { id, location } = record
+    return this.#parts.locks.run([id], async () => {
+      const { index, log } = this.#parts.disk
+      const { extent, payload } = location
+      if (extent === from || !this.#inUse(extent) || !(await index.isQuarantined(id, extent, payload))) return
+      await log.append({ record: quarantineAgain(record), move: true })
+    })
   }
 
   /** Under the id's lock. A deleted chunk stays deleted whatever is recycled; one that is here hides older copies itself. */
@@ -169,15 +197,24 @@ export class Mover {
     this.#pass.moved(location.span)
   }
 
-  async #moveLarge(id: ChunkId, place: Location, held: HeldExtent, frees: readonly Freed[]): Promise<void> {
+  /** The index does not know where it has the chunk, the log's record is here. */
+  async #restore(copy: LogCopy, held: HeldExtent): Promise<void> {
+    const { damaged } = this.#parts.replicas
+    if (await damaged.restore(copy, held)) this.#pass.moved(copy.location.span)
+    else await damaged.note(copy.put.id)
+  }
+
+  async #moveLarge(put: PutRecord, place: Location, held: HeldExtent): Promise<void> {
     const { locks, arena, sum, replicas } = this.#parts
-    const shadows = shadowsOf(frees, place.extent, (extent) => this.#inUse(extent))
+    const { id } = put
+    const shadows = shadowsOf(put.frees, place.extent, (extent) => this.#inUse(extent))
     const seen = await this.#current(id, place)
     if (seen === undefined) {
       if (shadows.length > 0) await locks.run([id], () => this.#carry(id, shadows))
       return
     }
-    if (!(await this.#pass.allow(2 * seen.location.span))) return
+    if (!(await this.#pass.allow(2 * place.span))) return
+    if (seen === 'damaged') return this.#restore({ put, location: place, inline: undefined, shadows }, held)
     const slot = await arena.take(sectorBytes + alignUp(seen.length), this.#pass.signal)
     try {
       const payload = slot.bytes.subarray(sectorBytes)
@@ -186,7 +223,8 @@ export class Mover {
       payload.fill(0, seen.length)
       await locks.run([id], async () => {
         const current = await this.#current(id, place)
-        if (current !== undefined) await this.#append(id, current, shadows, { payload: slot.bytes })
+        if (current !== undefined && current !== 'damaged')
+          await this.#append(id, current, shadows, { payload: slot.bytes })
       })
     } finally {
       slot.release()
@@ -210,21 +248,19 @@ export class Mover {
 
   /**
    * The books say that more of the extent is of use than its headers show. The index is looked through for what is in it;
-   * when nothing is, the books are put right by a record of their own, so that no space is lost for good.
+   * when nothing is, the books are put right by a record of their own, so that no space is lost for good. A chunk whose
+   * index record is damaged could be in it, unseen: then the extent is kept until that one is whole or gone.
    */
   async search(held: HeldExtent): Promise<void> {
     const { index, ledger, log } = this.#parts.disk
     const extent = held.sequence
+    let unknown = false
     for (let from = 0; ; ) {
       if (!(await this.#pass.allow(pageRecords * recordBytes))) return
       const page = await index.records(from, pageRecords)
       for (const { id, record } of page) {
         if (this.#pass.over()) return
-        if (record === undefined)
-          await this.#parts.replicas.find(id).then(
-            (stored) => stored.held.release(),
-            () => undefined,
-          )
+        if (record === undefined) unknown = true
         else if (record.location.extent === extent) await this.#rescue(id, record, held)
       }
       const last = page.at(-1)
@@ -232,7 +268,7 @@ export class Mover {
       from = last.id + 1
     }
     const span = ledger.liveBytes(extent) - ledger.pinnedBytes(extent)
-    if (span <= 0 || this.#pass.over()) return
+    if (span <= 0 || unknown || this.#pass.over()) return
     this.#parts.deps.log.warn('the books of an extent were off and are put right', {
       disk: this.#parts.path,
       extent,
@@ -246,21 +282,16 @@ export class Mover {
 
   /** A chunk whose header in the log is damaged: its bytes are moved when they check out, else it is quarantined. */
   async #rescue(id: ChunkId, record: ChunkRecord, held: HeldExtent): Promise<void> {
-    if (record.inline === undefined) return this.#moveLarge(id, record.location, held, [])
+    const { length, lease, root, blockSums } = record
+    const put: PutRecord = { kind: 'put', id, length, lease, root, blockSums, frees: [] }
+    if (record.inline === undefined) return this.#moveLarge(put, record.location, held)
     const inline = new Uint8Array(record.length)
     await held.file.read(inline, record.location.payload).catch(() => 0)
-    await this.#moveSmall({
-      record: {
-        kind: 'put',
-        id,
-        length: record.length,
-        lease: record.lease,
-        root: record.root,
-        blockSums: record.blockSums,
-        frees: [],
-      },
-      location: record.location,
-      inline,
-    })
+    await this.#moveSmall({ record: put, location: record.location, inline }, held)
   }
+}
+
+/** A record that outlives the buffer it was read into. */
+function keptOf(record: LogRecord): LogRecord {
+  return record.kind === 'put' ? { ...record, root: record.root.slice(), blockSums: record.blockSums.slice() } : record
 }

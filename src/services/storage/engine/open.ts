@@ -134,7 +134,6 @@ async function assembleWithIndex(
   sum: Sum,
   { found, numbers, state }: Found,
 ): Promise<DiskParts> {
-  const { index, checkpoint, live, rebuilt } = state
   const identity = found ?? (await createIdentity(deps.files, deps.entropy, sum))
   const diskId = fromHex(identity.diskId)
   assert(diskId !== undefined, 'a disk id is hex')
@@ -143,6 +142,32 @@ async function assembleWithIndex(
   const { extentBytes, reserveBytes } = options
   const table = new ExtentTable(deps.extents, { extentBytes, reserveBytes, diskId }, space, deps.entropy, sum)
   const payloadMax = Math.min(limits.chunkBytesMax + sectorBytes + urgentTailBytes, extentBytes / 2 + extentBytes / 16)
+  try {
+    return await assembleOver(deps, options, gate, sum, { numbers, state, table, space, payloadMax, identity })
+  } catch (error) {
+    // Whoever tries again opens the files anew.
+    await table.close()
+    throw error
+  }
+}
+
+interface Begun {
+  readonly numbers: readonly number[]
+  readonly state: IndexState
+  readonly table: ExtentTable
+  readonly space: Space
+  readonly payloadMax: number
+  readonly identity: DiskIdentity
+}
+
+async function assembleOver(
+  deps: DiskDeps,
+  { extentBytes, idleMs }: DiskOptions,
+  gate: DiskGate,
+  sum: Sum,
+  { numbers, state, table, space, payloadMax, identity }: Begun,
+): Promise<DiskParts> {
+  const { index, checkpoint, live, rebuilt } = state
   const ledger = new Ledger(checkpoint?.chunks ?? 0, live, new ExtentRanking(payloadMax))
   const extents = await sortExtents(deps, table, state, numbers)
   const from = { extent: checkpoint?.extent ?? 0, offset: checkpoint?.offset ?? firstGroupOffset }
@@ -177,7 +202,7 @@ async function assembleWithIndex(
       sum,
       packing: deps.extents.arena(groupHeadBytesMax),
       salt: deps.entropy.bytes(8),
-      idleMs: options.idleMs ?? idleMsDefault,
+      idleMs: idleMs ?? idleMsDefault,
     },
     active,
     replayed.end,

@@ -8,10 +8,10 @@
  */
 
 import { type FoundGroup, groupEnd } from '../../../core/chunk/group.ts'
-import { freedBy, indexChanges, type IndexChange } from '../../../core/chunk/index-record.ts'
+import { freedBy, indexChanges, type IndexChange, quarantineChange } from '../../../core/chunk/index-record.ts'
 import { firstGroupOffset, laterOf, type Position, sectorBytes } from '../../../core/chunk/position.ts'
 import { type Damage, RecoveryWalk } from '../../../core/chunk/recovery.ts'
-import type { LogRecord, PutRecord } from '../../../core/chunk/record.ts'
+import type { Location, LogRecord, PutRecord, QuarantineLogRecord } from '../../../core/chunk/record.ts'
 import { blockSumsOf, firstBadBlock, type Sum } from '../../../core/chunk/sums.ts'
 import { equalBytes } from '../../../base/bytes.ts'
 import type { ChunkId } from '../../../model/ids.ts'
@@ -90,8 +90,11 @@ class Repeater {
   async repeat(contents: readonly Content[]): Promise<void> {
     const changes: IndexChange[] = []
     for (const content of contents) {
+      if (this.#rebuilding && content.record.kind === 'quarantine') {
+        changes.push(...(await this.#quarantine(content.record, content.location)))
+        continue
+      }
       const record = this.#rebuilding ? await this.#fromIndex(content) : content.record
-      if (record === undefined) continue
       changes.push(...indexChanges(record, content.location, await this.#inlineOf(content), this.#parts.sum))
       this.#parts.ledger.apply(record, content.location)
       if (record.kind !== 'put') this.suspects.delete(record.id)
@@ -111,17 +114,38 @@ class Repeater {
   }
 
   /** The record with what it frees taken from the index as rebuilt so far: records it once freed may be recycled. */
-  async #fromIndex({ record }: Content): Promise<LogRecord | undefined> {
+  async #fromIndex({ record }: Content): Promise<LogRecord> {
+    if (record.kind === 'quarantine') return record
     const { index } = this.#parts
-    const known = await index.get(record.id)
-    const held = known.kind === 'held' ? known.record.location : undefined
-    if (record.kind === 'quarantine') {
-      const same = held?.extent === record.location.extent && held.payload === record.location.payload
-      return same ? record : undefined
-    }
+    const held = await this.#placeOf(record.id)
     const frees = held === undefined ? [] : [freedBy(held, true)]
     if (record.kind === 'delete') frees.push(...(await index.quarantinesOf(record.id)))
     return { ...record, frees }
+  }
+
+  async #placeOf(id: ChunkId): Promise<Location | undefined> {
+    const known = await this.#parts.index.get(id)
+    return known.kind === 'held' ? known.record.location : undefined
+  }
+
+  /**
+   * A quarantine in a rebuild, be it the first record of it or one that compaction carried on. Where the chunk has another
+   * place by now, or its record is damaged, only the bytes are kept.
+   */
+  async #quarantine(record: QuarantineLogRecord, at: Location): Promise<IndexChange[]> {
+    const { index, ledger, table, sum } = this.#parts
+    const { id, location } = record
+    const held = await this.#placeOf(id)
+    if (held?.extent === location.extent && held.payload === location.payload) {
+      const first = { ...record, location: held }
+      ledger.apply(first, at)
+      this.suspects.delete(id)
+      return indexChanges(first, at, undefined, sum)
+    }
+    const { extent, payload } = location
+    if (!table.has(extent) || (await index.isQuarantined(id, extent, payload))) return []
+    ledger.keep(record, at)
+    return [quarantineChange(record, sum)]
   }
 }
 

@@ -9,11 +9,12 @@
 import { equalBytes } from '../../../base/bytes.ts'
 import { type ChunkRecord, encodeChunkRecord, freedBy } from '../../../core/chunk/index-record.ts'
 import { indexKeys } from '../../../core/chunk/keyspace.ts'
-import type { Freed } from '../../../core/chunk/record.ts'
 import { blockSumsOf, type Sum } from '../../../core/chunk/sums.ts'
 import { asStoreError, isStoreError, StoreError } from '../../../model/errors.ts'
 import { type ChunkId, formatChunkId } from '../../../model/ids.ts'
 import { limits } from '../../../model/limits.ts'
+import type { Arena } from './arena.ts'
+import { DamagedRecords } from './damaged.ts'
 import type { HeldExtent } from './extent-table.ts'
 import { readIdentity } from './identity-file.ts'
 import type { KeyedLocks } from './keyed-locks.ts'
@@ -23,8 +24,6 @@ import type { DiskDeps, DiskGate } from './types.ts'
 import { Verifier, verifyBufferBytes } from './verify.ts'
 import type { Work } from './work.ts'
 
-/** What goes with an index record that does not check out: one chunk less, and no bytes that we know of. */
-export const placeUnknown: Freed = { extent: 0, payload: 0, span: 0, held: true }
 /** Findings kept until somebody listens; what is more shows in the full report that follows every start of a node. */
 const findingsMax = 1024
 
@@ -45,6 +44,7 @@ export interface ReplicaParts {
   readonly gate: DiskGate
   readonly sum: Sum
   readonly locks: KeyedLocks
+  readonly arena: Arena
   readonly work: Work
 }
 
@@ -57,6 +57,7 @@ export class Replicas {
   readonly #locks: KeyedLocks
   readonly #work: Work
   readonly verifier: Verifier
+  readonly damaged: DamagedRecords
   /** Called when a reader or somebody's order met a replica that is not intact: what is near it is suspect. */
   onSuspect: ((extent: number) => void) | undefined
   #found = 0
@@ -66,7 +67,7 @@ export class Replicas {
   /** Extents whose loss was met while running; each is looked through once. */
   readonly #swept = new Set<number>()
 
-  constructor({ path, deps, parts, gate, sum, locks, work }: ReplicaParts) {
+  constructor({ path, deps, parts, gate, sum, locks, arena, work }: ReplicaParts) {
     this.#path = path
     this.#deps = deps
     this.#parts = parts
@@ -75,6 +76,9 @@ export class Replicas {
     this.#locks = locks
     this.#work = work
     this.verifier = new Verifier(deps.extents.arena(verifyBufferBytes), sum)
+    const report = (id: ChunkId, finding: string): void => this.#report(id, finding)
+    const healed = (id: ChunkId, finding: string): void => this.#noteHealed(id, finding)
+    this.damaged = new DamagedRecords({ path, deps, parts, gate, sum, locks, arena, report, healed })
   }
 
   /** Replicas out of service for what was found here, since the start or kept since before. */
@@ -82,7 +86,7 @@ export class Replicas {
     return this.#found
   }
 
-  /** Small chunks of which one of the two copies was bad and was written again from the other one. */
+  /** Small chunks of which one of the two copies was bad, and chunks whose index record was, that were written again. */
   get healed(): number {
     return this.#healed
   }
@@ -96,7 +100,7 @@ export class Replicas {
     for (let attempt = 0; attempt < 10; attempt++) {
       const known = await this.#parts.index.get(id, fresh)
       if (known.kind === 'damaged') {
-        await this.dropDamaged(id)
+        if (await this.damaged.note(id)) throw new StoreError('CORRUPT', this.damaged.message(id))
         continue
       }
       if (known.kind === 'none')
@@ -203,7 +207,7 @@ export class Replicas {
       const stored = await this.find(id, true).catch((error: unknown) => {
         const failure = asStoreError(error, 'verify')
         if (failure.code === 'NOT_FOUND') return 'missing'
-        // Its extent is gone: it was quarantined on the way.
+        // Its extent is gone or its index record damaged: it was reported on the way.
         if (failure.code === 'CORRUPT') return 'corrupt'
         throw failure
       })
@@ -269,7 +273,7 @@ export class Replicas {
 
   #noteHealed(id: ChunkId, finding: string): void {
     this.#healed++
-    this.#deps.log.warn('a damaged copy of a small chunk was written again from the other one', {
+    this.#deps.log.warn('what was damaged of a chunk was written again from an intact copy', {
       disk: this.#path,
       chunk: formatChunkId(id),
       finding,
@@ -293,17 +297,6 @@ export class Replicas {
       if (this.#gate.refusal !== undefined && this.#gate.failure === undefined) return this.#report(id, finding)
       await this.#parts.log.append({ record: { kind: 'quarantine', id, location: record.location, finding } })
       this.#report(id, finding)
-    })
-  }
-
-  /** An index record that does not check out names no place to keep: it is forgotten and reported. */
-  async dropDamaged(id: ChunkId): Promise<void> {
-    await this.#locks.run([id], async () => {
-      if ((await this.#parts.index.get(id, true)).kind !== 'damaged') return
-      await this.#parts.log.append({
-        record: { kind: 'delete', id, frees: [placeUnknown] },
-      })
-      this.#report(id, 'its record in the index is damaged')
     })
   }
 

@@ -42,7 +42,7 @@ export interface WalkParts {
   readonly index: ChunkIndex
   readonly sum: Sum
   readonly verifier: Verifier
-  readonly replicas: Pick<Replicas, 'bad' | 'dropDamaged' | 'healIndex' | 'healLog'>
+  readonly replicas: Pick<Replicas, 'bad' | 'damaged' | 'healIndex' | 'healLog'>
   /** A copy of the extent's header is not intact. */
   onHeader(extent: number, finding: string): void
 }
@@ -205,7 +205,7 @@ export class ScrubWalk {
       if (!whole) this.#flawed = true
       const seen = this.#seen
       try {
-        for (const frame of frames) await this.#checkFrame(group, frame, window.subarray(from + head))
+        for (const frame of frames) await this.#checkFrame(held, group, frame, window.subarray(from + head))
       } catch (error) {
         // A finding that could not be written down: the group is looked at again.
         this.#seen = seen
@@ -218,10 +218,18 @@ export class ScrubWalk {
   }
 
   /** `payload`: what the window has of the bytes after the head. */
-  async #checkFrame(group: FoundGroup, frame: PlacedFrame, payload: Uint8Array): Promise<void> {
+  async #checkFrame(held: HeldExtent, group: FoundGroup, frame: PlacedFrame, payload: Uint8Array): Promise<void> {
     const { record: put } = frame
     if (put.kind !== 'put') return
-    const record = await this.#live(put.id, locationOf(group, frame))
+    const location = locationOf(group, frame)
+    const record = await this.#live(put.id, location)
+    if (record === 'damaged') {
+      const { damaged } = this.#parts.replicas
+      const inline = group.payloadBytes > 0 ? undefined : frame.inline
+      if (await damaged.restore({ put, location, inline, shadows: [] }, held)) this.#seen += location.span
+      else await damaged.note(put.id)
+      return
+    }
     if (record === undefined) return
     const { replicas, sum } = this.#parts
     if (!sameContent(put, record)) return replicas.bad(put.id, record, recordsDiffer)
@@ -238,14 +246,11 @@ export class ScrubWalk {
     if (!(await replicas.healLog(put.id, record, finding))) await replicas.bad(put.id, record, finding)
   }
 
-  /** What the index has of the chunk, if this is where it has it. */
-  async #live(id: ChunkId, place: Location): Promise<ChunkRecord | undefined> {
-    const { index, replicas } = this.#parts
+  /** What the index has of the chunk, if this is where it has it; `damaged`: it does not say where. */
+  async #live(id: ChunkId, place: Location): Promise<ChunkRecord | 'damaged' | undefined> {
+    const { index } = this.#parts
     const known = await index.get(id, true)
-    if (known.kind === 'damaged') {
-      await replicas.dropDamaged(id)
-      return undefined
-    }
+    if (known.kind === 'damaged') return 'damaged'
     if (known.kind === 'held') {
       const { extent, payload } = known.record.location
       if (extent === place.extent && payload === place.payload) {

@@ -6,6 +6,12 @@ import { codeOf, content, DiskWorld, get, put } from '../../../support/disk-worl
 
 const large = 100_000
 
+function tamper(world: DiskWorld, id: number): void {
+  world.kv.tamper('index', indexKeys.chunk(id), (value) => {
+    value[20] = (value[20] ?? 0) ^ 1
+  })
+}
+
 describe('disk engine', () => {
   it('reads back what was put, small and large, whole and by range', async () => {
     const disk = await new DiskWorld().open()
@@ -161,29 +167,50 @@ describe('disk engine', () => {
     expect(await get(await world.open(), 1)).to.deep.equal(content(1, 1000))
   })
 
-  it('forgets and reports a chunk whose index record is damaged', async () => {
+  it('reports a chunk whose index record is damaged once, keeps its bytes, and serves them after the next start', async () => {
+    for (const length of [1000, large]) {
+      const world = new DiskWorld()
+      const disk = await world.open()
+      await put(disk, 1, content(1, length))
+      await put(disk, 2, content(2, length))
+      tamper(world, 1)
+      const findings: number[] = []
+      disk.onCorrupt((id) => findings.push(id))
+      for (let i = 0; i < 3; i++) expect(await codeOf(disk.openRead(1, 0, 0))).to.equal('CORRUPT')
+      expect(await disk.verify(1)).to.equal('corrupt')
+      expect(findings).to.deep.equal([1])
+      expect(await get(disk, 2)).to.deep.equal(content(2, length))
+      await disk.close()
+      const again = await world.open()
+      expect(again.rebuilt).to.equal(true)
+      for (const id of [1, 2]) expect(await get(again, id)).to.deep.equal(content(id, length))
+      expect(again.status().chunks).to.equal(2)
+      await again.close()
+    }
+  })
+
+  it('replaces and deletes a chunk whose index record is damaged', async () => {
     const world = new DiskWorld()
     const disk = await world.open()
+    for (const id of [1, 2]) await put(disk, id, content(id, 1000))
+    for (const id of [1, 2]) tamper(world, id)
+    for (const id of [1, 2]) expect(await codeOf(disk.openRead(id, 0, 0))).to.equal('CORRUPT')
     await put(disk, 1, content(1, 1000))
-    world.kv.tamper('index', indexKeys.chunk(1), (value) => {
-      value[20] = (value[20] ?? 0) ^ 1
-    })
-    const findings: number[] = []
-    disk.onCorrupt((id) => findings.push(id))
-    expect(await codeOf(disk.openRead(1, 0, 0))).to.equal('NOT_FOUND')
-    expect(findings).to.deep.equal([1])
-    await put(disk, 1, content(1, 1000))
+    await disk.delete([2])
     expect(await get(disk, 1)).to.deep.equal(content(1, 1000))
+    expect(await codeOf(disk.openRead(2, 0, 0))).to.equal('NOT_FOUND')
     expect(disk.status().chunks).to.equal(1)
+    await disk.close()
+    const again = await world.open()
+    expect((await again.list(1, 10, 10)).ids).to.deep.equal([1])
+    await again.close()
   })
 
   it('counts a chunk once that replaces one whose index record is damaged', async () => {
     const world = new DiskWorld()
     const disk = await world.open()
     await put(disk, 1, content(1, 1000))
-    world.kv.tamper('index', indexKeys.chunk(1), (value) => {
-      value[20] = (value[20] ?? 0) ^ 1
-    })
+    tamper(world, 1)
     await put(disk, 1, content(1, 1000), { replace: true })
     expect(disk.status().chunks).to.equal(1)
     await disk.close()

@@ -82,4 +82,58 @@ describe('extent table', () => {
     expect(held.header?.sequence).to.equal(held.sequence)
     expect((await files.list()).length).to.equal(1)
   })
+
+  for (const failing of ['open', 'open of what was made', 'rename', 'create', 'header'] as const) {
+    it(`loses no file when the process has no descriptors left: ${failing}`, async () => {
+      const memory = new MemoryExtents()
+      const files = memory.under(memory.faults)
+      let left = failing === 'open of what was made' ? 1 : 0
+      let lacking = true
+      const lack = <T>(operation: string, file: T): T => {
+        if (!lacking || !failing.startsWith(operation) || left-- > 0) return file
+        throw Object.assign(new Error('EMFILE: too many open files'), { code: 'EMFILE' })
+      }
+      const wrap = (file: ExtentFile): ExtentFile => ({ ...file, sync: async () => lack('header', file.sync()) })
+      const table = tableOver({
+        ...files,
+        open: async (number) => wrap(lack('open', await files.open(number))),
+        // The directory could not be synced: the file has its new name.
+        rename: async (from, to) => lack('rename', await files.rename(from, to)),
+        create: async (number, bytes) => wrap(lack('create', await files.create(number, bytes))),
+      })
+      if (failing !== 'create') {
+        await memory.create(1, size)
+        table.addFree(1, size)
+      }
+      for (let i = 0; i < (failing === 'create' ? 1 : 3); i++) {
+        left = failing === 'open of what was made' ? 1 : 0
+        const message = await table.next(4096, 'chunk').then(
+          () => 'none',
+          (error: Error) => error.message,
+        )
+        expect(message).to.match(/EMFILE/)
+        expect(table.freeBytes).to.equal(size)
+      }
+      lacking = false
+      const held = await table.next(4096, 'chunk')
+      expect(held.header?.sequence).to.equal(held.sequence)
+      expect(await files.list()).to.deep.equal([held.sequence])
+    })
+  }
+
+  it('leaves the files alone once it is closed, whenever its last reader is done', async () => {
+    const memory = new MemoryExtents()
+    const table = tableOver(memory.under(memory.faults))
+    for (let number = 1; number <= 4; number++) {
+      await memory.create(number, size)
+      if (number === 1) table.addUsed(number)
+      else table.addFree(number, size)
+    }
+    const held = await table.hold(1)
+    table.retire(1)
+    await table.close()
+    held?.release()
+    await settled()
+    expect(await memory.list()).to.deep.equal([1, 2, 3, 4])
+  })
 })

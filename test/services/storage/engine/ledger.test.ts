@@ -2,7 +2,7 @@
 
 import { expect } from 'chai'
 import { ExtentRanking } from '../../../../src/core/chunk/compaction.ts'
-import type { Location } from '../../../../src/core/chunk/record.ts'
+import { type Location, quarantineAgain } from '../../../../src/core/chunk/record.ts'
 import { Ledger } from '../../../../src/services/storage/engine/ledger.ts'
 
 const root = new Uint8Array(8)
@@ -34,5 +34,19 @@ describe('ledger', () => {
     expect(ledger.isEmpty(1)).to.equal(false)
     const gone = { extent: 1, payload: 8192, span: 8192, held: false }
     expect(ledger.apply({ kind: 'delete', id: 1, frees: [gone] }, at(2, 24_576, 100))).to.deep.equal([1])
+  })
+
+  it('has an extent looked through that says which bytes elsewhere are quarantined, and counts it once however often it is said', () => {
+    const ledger = new Ledger(0, new Map(), new ExtentRanking(100_000))
+    const rotten = at(1, 8192, 8192)
+    ledger.apply({ kind: 'put', id: 1, length: 1, lease: 1, root, blockSums: root, frees: [] }, rotten)
+    const record = { kind: 'quarantine', id: 1, location: rotten, finding: 'rot' } as const
+    ledger.apply(record, at(2, 8192, 100))
+    ledger.apply(quarantineAgain(record), at(3, 8192, 100))
+    expect([ledger.chunks, ledger.liveBytes(1), ledger.pinnedBytes(1)]).to.deep.equal([0, 8192, 8192])
+    for (const extent of [2, 3]) {
+      expect(ledger.tombstones.settled(extent, (other) => other === 1)).to.equal(false)
+      expect(ledger.tombstones.settled(extent, () => false)).to.equal(true)
+    }
   })
 })

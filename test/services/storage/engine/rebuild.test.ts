@@ -2,6 +2,8 @@
 
 import { expect } from 'chai'
 import { StoreError } from '../../../../src/model/errors.ts'
+import type { ExtentFile } from '../../../../src/ports/extents.ts'
+import type { Files } from '../../../../src/ports/files.ts'
 import type { Kv, KvFactory, KvOperation } from '../../../../src/ports/kv.ts'
 import { openDisk } from '../../../../src/services/storage/engine/disk.ts'
 import { rebuildIndex } from '../../../../src/services/storage/engine/rebuild.ts'
@@ -89,6 +91,87 @@ describe('rebuilding the index', () => {
     await expectWhole(disk)
     await disk.close()
   })
+
+  it('follows also when the damage shows while the mark of an earlier rebuild is taken away', async () => {
+    const world = await filled()
+    world.kv.corrupt = true
+    await (await world.open()).close()
+    let damaged = false
+    const bad = new StoreError('CORRUPT', 'Corruption: bad block')
+    const kv: KvFactory = {
+      open: async (name) => {
+        const inner = await world.kv.open(name)
+        return { ...inner, get: (key) => (damaged ? Promise.reject(bad) : inner.get(key)) }
+      },
+      destroy: (name) => world.kv.destroy(name),
+    }
+    let remove: () => void = () => undefined
+    const removing = new Promise<void>((resolve) => (remove = resolve))
+    const { files } = world
+    const slow: Files = {
+      read: (name) => files.read(name),
+      write: (name, bytes) => files.write(name, bytes),
+      overwrite: (name, bytes) => files.overwrite(name, bytes),
+      remove: (name) => removing.then(() => files.remove(name)),
+      list: () => files.list(),
+      freeBytes: () => files.freeBytes(),
+    }
+    let disk = await openDisk({ ...world.deps, files: slow, kv }, world.options)
+    expect(disk.rebuilt).to.equal(true)
+    const adopted = codeOf(disk.adopt(cluster, 's1'))
+    for (let i = 0; i < 20; i++) await new Promise((resolve) => setImmediate(resolve))
+    damaged = true
+    expect(await codeOf(get(disk, 2))).to.equal('DISK_FAILED')
+    for (let i = 0; i < 20; i++) await new Promise((resolve) => setImmediate(resolve))
+    remove()
+    expect(await adopted).to.equal('none')
+    await disk.close()
+    disk = await world.open()
+    expect(disk.rebuilt).to.equal(true)
+    await expectWhole(disk)
+    await disk.close()
+  })
+
+  for (const code of ['CORRUPT', 'IO'] as const) {
+    it(`leaves no extent open when a start fails by ${code}`, async () => {
+      const world = await filled()
+      const open = new Set<ExtentFile>()
+      const counted = (file: ExtentFile): ExtentFile => {
+        const mine = { ...file, close: async () => void open.delete(mine) }
+        open.add(mine)
+        return mine
+      }
+      const { deps } = world
+      const extents = {
+        ...deps.extents,
+        open: async (number: number) => counted(await deps.extents.open(number)),
+        create: async (number: number, size: number) => counted(await deps.extents.create(number, size)),
+      }
+      let openAtFailure = 0
+      let failed = false
+      const kv: KvFactory = {
+        open: async (name) => {
+          const inner = await world.kv.open(name)
+          if (failed) return inner
+          const batch: Kv['batch'] = () => {
+            failed = true
+            openAtFailure = open.size
+            return Promise.reject(new StoreError(code, 'the index cannot be written'))
+          }
+          return { ...inner, batch }
+        },
+        destroy: (name) => world.kv.destroy(name),
+      }
+      const opening = openDisk({ ...deps, extents, kv }, world.options)
+      await opening.then(
+        (disk) => disk.close(),
+        () => undefined,
+      )
+      expect(failed).to.equal(true)
+      expect(openAtFailure).to.be.greaterThan(0)
+      expect(open.size).to.equal(0)
+    })
+  }
 
   it('does not believe an earlier checkpoint that the index fell back to, although it was of a stop in order', async () => {
     const world = await filled()

@@ -175,10 +175,51 @@ describe('scrub', () => {
     })
     await pass(world, disk)
     expect(findings.splice(0)).to.deep.equal(['12: its record in the index differs from the one in the log'])
+    await disk.close()
+  })
+
+  it('heals a damaged index record from the log, and reports one whose bytes in the log are not intact', async () => {
+    const { world, disk, findings } = await filled()
+    const tamper = (id: number): void =>
+      world.kv.tamper('index', indexKeys.chunk(id), (value) => {
+        value[20] = (value[20] ?? 0) ^ 1
+      })
+    // Small and large, in a closed extent and in the one that is written.
+    for (const id of [8, 9, 59, 60]) tamper(id)
+    // One is met by somebody else first.
+    expect(await disk.verify(9)).to.equal('corrupt')
+    expect(findings.splice(0)).to.deep.equal(['9: its record in the index is damaged'])
+    await pass(world, disk)
+    expect(findings).to.deep.equal([])
+    expect(disk.scrub()).to.include({ healed: 4, findings: 1 })
+    const rotten = await placeOf(disk, world, 12)
+    world.extents.flip(rotten.extent, rotten.at)
+    tamper(12)
+    await pass(world, disk)
+    await pass(world, disk)
+    expect(findings).to.deep.equal(['12: its record in the index is damaged'])
+    for (const id of [8, 59]) expect(await get(disk, id)).to.deep.equal(content(id, 700 + id))
+    for (const id of [9, 60]) expect(await get(disk, id)).to.deep.equal(content(id, large))
+    expect(await disk.verify(12)).to.equal('corrupt')
+    expect(disk.status().chunks).to.equal(60)
+    await disk.close()
+    const rebuilt = await world.open()
+    expect(rebuilt.rebuilt).to.equal(true)
+    for (const id of [8, 59]) expect(await get(rebuilt, id)).to.deep.equal(content(id, 700 + id))
+    expect(await codeOf(get(rebuilt, 12))).to.equal('CORRUPT')
+    await rebuilt.close()
+  })
+
+  it('does not take an older content of the same chunk for the one that a damaged index record had', async () => {
+    const { world, disk, findings } = await filled()
+    await put(disk, 9, content(900, large), { replace: true })
+    const newest = await placeOf(disk, world, 9)
+    world.extents.flip(newest.extent, newest.group + 20)
     world.kv.tamper('index', indexKeys.chunk(9), (value) => {
       value[20] = (value[20] ?? 0) ^ 1
     })
     await pass(world, disk)
+    expect(await disk.verify(9)).to.equal('corrupt')
     expect(findings).to.deep.equal(['9: its record in the index is damaged'])
     await disk.close()
   })

@@ -233,22 +233,6 @@ describe('disk health', () => {
       await again.close()
     })
 
-    it('of the closing mark: it is written when there is room again', async () => {
-      const { device, disk, world } = await start()
-      await put(disk, 1, small)
-      device.fail('write', full)
-      await pass(world.clock, 1500)
-      await settle()
-      device.fail('write', undefined)
-      const before = device.done.get('write') ?? 0
-      await pass(world.clock, 1500)
-      await settle()
-      expect(device.done.get('write')).equal(before + 1)
-      await pass(world.clock, 3000)
-      expect(device.done.get('write')).equal(before + 1)
-      await disk.close()
-    })
-
     it('after some groups of a batch were written: what they held is not believed after a crash, and not lost by a retry', async () => {
       for (const keep of [0, 0.99]) {
         const world = new DiskWorld(7)
@@ -395,28 +379,6 @@ describe('disk health', () => {
       expect(new Set(await Promise.all(codes))).deep.equal(new Set(['DISK_FAILED']))
       expect(device.hung).equal(4)
     })
-
-    for (const failed of [false, true]) {
-      it(`of LevelDB itself while a disk that is ${failed ? 'failed' : 'in order'} is closed: the close ends`, async () => {
-        const world = new DiskWorld()
-        const kv = {
-          open: async (name: string) => ({ ...(await world.kv.open(name)), close: () => new Promise<void>(() => {}) }),
-          destroy: (name: string) => world.kv.destroy(name),
-        }
-        const disk = await openDisk({ ...world.deps, kv }, world.options)
-        await put(disk, 1, small)
-        world.faults.failSync = failed
-        expect(await codeOf(put(disk, 2, small))).equal(failed ? 'DISK_FAILED' : 'none')
-        const end = ending(disk.close())
-        await settle()
-        await pass(world.clock, 100_000)
-        expect(end.code).equal('')
-        await pass(world.clock, 30_000)
-        await settle()
-        expect(end.code).equal('none')
-        expect(disk.hung).equal(true)
-      })
-    }
 
     it('is not begun on a failed disk, nor goes on waiting for its turn there', async () => {
       const clock = new ManualClock()

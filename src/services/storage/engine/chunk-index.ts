@@ -20,12 +20,13 @@ import {
 } from '../../../core/chunk/index-record.ts'
 import { indexKeys, isQuarantineKey, numberOfKey } from '../../../core/chunk/keyspace.ts'
 import { decodeScrubCursor, encodeScrubCursor, type ScrubCursor } from '../../../core/chunk/scrub.ts'
-import type { Freed } from '../../../core/chunk/record.ts'
+import type { Freed, Location } from '../../../core/chunk/record.ts'
 import type { Sum } from '../../../core/chunk/sums.ts'
 import { equalBytes, getU64 } from '../../../base/bytes.ts'
 import type { ChunkId } from '../../../model/ids.ts'
 import type { Kv, KvOperation } from '../../../ports/kv.ts'
 import { IndexMemory } from './index-memory.ts'
+import type { Recount } from './ledger.ts'
 
 /** Ids with quarantined bytes that are remembered. */
 const quarantinesMax = 65_536
@@ -127,6 +128,26 @@ export class ChunkIndex {
       out.set(extent, (out.get(extent) ?? 0) + span)
     }
     return out
+  }
+
+  /** Counts everything: one pass over the whole index. */
+  async recount(): Promise<Recount> {
+    const live = new Map<number, number>()
+    const add = ({ extent, span }: Location): void => void live.set(extent, (live.get(extent) ?? 0) + span)
+    let chunks = 0
+    let exact = true
+    for await (const { key, value } of this.#kv.iterate({ gte: indexKeys.chunk(0), lt: indexKeys.chunksEnd() })) {
+      chunks++
+      const record = decodeChunkRecord(numberOfKey(key), value, this.#sum)
+      if (record === undefined) exact = false
+      else add(record.location)
+    }
+    for await (const { key, value } of this.#kv.iterate(indexKeys.quarantines())) {
+      const record = decodeQuarantine(key, value, this.#sum)
+      if (record === undefined) exact = false
+      else add(record.location)
+    }
+    return { chunks, live, exact }
   }
 
   /** Held ids from `from` to before `to`, ascending, at most `limit`. */

@@ -3,7 +3,7 @@
  * record that is in the index.
  *
  * Everything follows from the log's records alone (each says what it frees), so replay from a checkpoint gives the same
- * figures whatever the index kept. Invariant: figures saved with a checkpoint are those of exactly its position; an extent
+ * figures whatever the index kept. Where records are missing, in a damaged log, they are counted anew from the index. Invariant: figures saved with a checkpoint are those of exactly its position; an extent
  * has a figure, be it 0, until it is recycled.
  * What compaction chooses by (the ranking, quarantined bytes, who hides what) is kept in step here and not saved.
  */
@@ -11,6 +11,15 @@
 import type { ExtentRanking } from '../../../core/chunk/compaction.ts'
 import { isSaidAgain, type Location, type LogRecord, type QuarantineLogRecord } from '../../../core/chunk/record.ts'
 import { Tombstones } from '../../../core/chunk/tombstones.ts'
+
+/** What the index says of all chunks together. */
+export interface Recount {
+  readonly chunks: number
+  /** Bytes of use by extent, quarantined ones too. */
+  readonly live: ReadonlyMap<number, number>
+  /** False when a record did not check out, so that its place is not known. */
+  readonly exact: boolean
+}
 
 export class Ledger {
   readonly ranking: ExtentRanking
@@ -33,7 +42,7 @@ export class Ledger {
 
   /** Chunks that are served. */
   get chunks(): number {
-    return this.#chunks
+    return Math.max(0, this.#chunks)
   }
 
   /** Bytes of use in all extents. */
@@ -64,6 +73,16 @@ export class Ledger {
   setPinned(pinned: ReadonlyMap<number, number>): void {
     this.#pinned.clear()
     for (const [extent, bytes] of pinned) this.#pinned.set(extent, bytes)
+  }
+
+  /** At the start, when records are missing in the log: the figures as the index has them. */
+  recount({ chunks, live, exact }: Recount): void {
+    this.#chunks = chunks
+    for (const extent of new Set([...this.#live.keys(), ...live.keys()])) {
+      const counted = live.get(extent) ?? 0
+      // A place that nobody can read is somewhere: what may be of use is not given up for it.
+      this.#add(extent, (exact ? counted : Math.max(counted, this.liveBytes(extent))) - this.liveBytes(extent))
+    }
   }
 
   /** The log has left the extent; `end` is where its last group ends, undefined when that is not known. */

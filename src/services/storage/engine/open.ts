@@ -181,6 +181,8 @@ async function assembleOver(
     ? { end: from, chain: chain ?? new Uint8Array(8), groups: 0, damage: [], suspects: [], torn: false }
     : await replay({ table, index, ledger, sum }, { from, chain, extents })
   await freeBeyond(deps, table, replayed.end.extent, extents)
+  // Records are missing that later ones free: what the log says of the books does not add up any more.
+  if (replayed.damage.length > 0 || lost.size > 0) ledger.recount(await index.recount())
 
   const checkpointer = new Checkpointer({ index, ledger, table, gate, clock: deps.clock }, replayed.end, replayed.chain)
   await openBooks(deps, { index, ledger, table, checkpointer }, numbers, replayed.end.extent)

@@ -11,12 +11,12 @@
 
 import { execFile } from 'node:child_process'
 import { close, constants, fdatasync, open, read, write, writev } from 'node:fs'
-import { mkdir, open as openHandle, readdir, rename, rm, stat, statfs } from 'node:fs/promises'
+import { open as openHandle, readdir, rename, rm, stat, statfs } from 'node:fs/promises'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { StoreError } from '../model/errors.ts'
 import type { ExtentFile, ExtentFiles } from '../ports/extents.ts'
-import { fileError, syncDirectory, systemCode } from './files-node.ts'
+import { fileError, makeDirectory, syncDirectory, systemCode } from './files-node.ts'
 
 const alignment = 4096
 const pageBytes = 64 * 1024
@@ -212,7 +212,7 @@ async function preallocate(path: string, size: number): Promise<void> {
 
 /** The extent files of `directory`, which is made when missing. */
 export async function openExtentFiles(directory: string): Promise<ExtentFiles> {
-  await mkdir(directory, { recursive: true }).catch((error: unknown) => {
+  await makeDirectory(directory).catch((error: unknown) => {
     throw fileError(error, `make ${directory}`)
   })
   const direct = await takesDirect(directory)

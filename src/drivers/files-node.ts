@@ -6,8 +6,8 @@
  */
 
 import { constants } from 'node:fs'
-import { mkdir, open, readdir, readFile, rename, rm, statfs } from 'node:fs/promises'
-import { join } from 'node:path'
+import { mkdir, open, readdir, readFile, rename, rm, stat, statfs } from 'node:fs/promises'
+import { dirname, join, resolve } from 'node:path'
 import { StoreError } from '../model/errors.ts'
 import type { Files } from '../ports/files.ts'
 
@@ -20,6 +20,31 @@ export async function syncDirectory(directory: string): Promise<void> {
     await handle.sync()
   } finally {
     await handle.close()
+  }
+}
+
+/**
+ * Makes `directory` and what is missing above it. One level at a time: with `recursive`, Node tries for ever on a
+ * filesystem that answers ENOENT to a mkdir below a directory that exists (/proc).
+ */
+export async function makeDirectory(directory: string): Promise<void> {
+  const missing: string[] = []
+  for (let at = resolve(directory); !(await isThere(at)); at = dirname(at)) missing.push(at)
+  for (const path of missing.reverse()) {
+    await mkdir(path).catch((error: unknown) => {
+      // Somebody else made it meanwhile.
+      if (systemCode(error) !== 'EEXIST') throw error
+    })
+  }
+}
+
+async function isThere(path: string): Promise<boolean> {
+  try {
+    await stat(path)
+    return true
+  } catch (error) {
+    if (systemCode(error) === 'ENOENT') return false
+    throw error
   }
 }
 
@@ -84,7 +109,7 @@ export function createFiles(directory: string): Files {
       }),
     write: (name, bytes) =>
       guard(`write ${join(directory, name)}`, async () => {
-        await mkdir(directory, { recursive: true })
+        await makeDirectory(directory)
         const path = join(directory, name)
         await writeNew(path + temporarySuffix, bytes)
         await rename(path + temporarySuffix, path)
@@ -97,7 +122,7 @@ export function createFiles(directory: string): Files {
           await overwriteWhole(path, bytes)
         } catch (error) {
           if (systemCode(error) !== 'ENOENT') throw error
-          await mkdir(directory, { recursive: true })
+          await makeDirectory(directory)
           await writeNew(path, bytes)
           await syncDirectory(directory)
         }
@@ -122,7 +147,7 @@ export function createFiles(directory: string): Files {
       }),
     freeBytes: () =>
       guard(`read the free space of ${directory}`, async () => {
-        await mkdir(directory, { recursive: true })
+        await makeDirectory(directory)
         const { bavail, bsize } = await statfs(directory)
         return bavail * bsize
       }),

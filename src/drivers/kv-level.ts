@@ -13,6 +13,7 @@ import { join } from 'node:path'
 import { Level } from 'level'
 import { emptyBytes } from '../base/bytes.ts'
 import { StoreError } from '../model/errors.ts'
+import { makeDirectory } from './files-node.ts'
 import { checkLevel } from './level-check.ts'
 import type { Kv, KvEntry, KvFactory, KvOperation, KvRange, KvSnapshot } from '../ports/kv.ts'
 
@@ -184,7 +185,7 @@ export function createLevelFactory(directory: string, options: LevelOptions = {}
     open: async (name) => {
       const location = join(directory, name)
       try {
-        await mkdir(location, { recursive: true })
+        await makeDirectory(location)
         await syncDirectory(directory)
       } catch (error) {
         throw openError(error, name, location)

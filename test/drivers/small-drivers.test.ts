@@ -123,6 +123,16 @@ describe('text metrics', () => {
 })
 
 describe('node files', () => {
+  it('refuses a place where no directory can be made, at once', async () => {
+    let code = ''
+    await createFiles('/proc/holdfast/disk')
+      .write('a', new Uint8Array(1))
+      .catch((error: unknown) => {
+        code = (error as { code: string }).code
+      })
+    expect(code).equal('IO')
+  })
+
   it('knows what is free, also before the directory is there', async () => {
     const directory = await mkdtemp(join(tmpdir(), 'holdfast-files-'))
     try {

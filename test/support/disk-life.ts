@@ -90,6 +90,8 @@ export class Life {
   readonly #notes: Note[] = []
   readonly #deps: DiskDeps
   readonly #reported: number[] = []
+  /** What replay said of damage in the log: nobody damages a head here. */
+  readonly #alarms: string[] = []
   #disk: DiskEngine | undefined
   /** What the disk that is open may have said of its last stop. */
   #mayBeClean: ReadonlySet<string> | undefined
@@ -107,7 +109,12 @@ export class Life {
       hasher: testHasher,
       clock: this.clock,
       entropy: { bytes: (length) => Uint8Array.from({ length }, () => random() * 256), unit: random },
-      log: silentLog,
+      log: {
+        ...silentLog,
+        error: (event) => {
+          if (event.startsWith('the log is damaged')) this.#alarms.push(event)
+        },
+      },
       metrics: silentMetrics,
     }
   }
@@ -238,6 +245,7 @@ export class Life {
       (id) => observed.get(chunkFact(id)) !== corrupt && observed.get(chunkFact(id)) !== absent,
     )
     expect(allowedCorrupt, 'chunks called corrupt').to.deep.equal([])
+    expect(this.#alarms, 'false alarms').to.deep.equal([])
   }
 
   async #observe(): Promise<Map<string, string>> {

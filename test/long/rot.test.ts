@@ -1,7 +1,7 @@
 /**
  * Rot at length: bytes of a small store flipped one at a time, on the real drivers, after a stop in order and after a
- * crash: every byte of the identity and of the records, every 11th of the index (`ROT_STRIDE=1` takes all of them, which
- * takes about an hour), and of large payloads, whose blocks are all protected alike, every 97th.
+ * crash: every byte of the identity, every third of the records' headers, every 11th of the index (`ROT_STRIDE=1` takes all
+ * of these, which takes about an hour), and of large payloads, whose blocks are all protected alike, every 97th.
  */
 
 import { expect } from 'chai'
@@ -11,6 +11,7 @@ import { makeStore, rotAll, rotPlace, type SpotKind, spotsOf } from '../support/
 
 const payloadStride = 97
 const indexStride = Number(process.env['ROT_STRIDE'] ?? 11)
+const headerStride = Number(process.env['ROT_STRIDE'] ?? 3)
 
 describe('rot: bytes of a small store, one at a time', function () {
   this.timeout(7_200_000)
@@ -33,7 +34,8 @@ describe('rot: bytes of a small store, one at a time', function () {
           ({ kind, offset }) =>
             (kinds as readonly SpotKind[]).includes(kind) &&
             (kind !== 'payload' || offset % payloadStride === 0) &&
-            (kind !== 'index' || offset % indexStride === 0),
+            (kind !== 'index' || offset % indexStride === 0) &&
+            (kind !== 'header' || offset % headerStride === 0),
         )
         const { counts, broken } = await rotAll(store, join(base, 'work'), spots)
         console.log(`      ${[...counts].map(([end, count]) => `${end}: ${count}`).join(', ')}`)
